@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The declaration files, /etc/machctl/fleet.toml and fleet.d/*.toml, to machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from machines.declare import values
+from machines.declare.reader import Table
+from machines.errors import InvalidFile, InvalidValue, MachctlError
+from machines.model.machine import DEFAULT_BRIDGE, Machine
+from machines.model.names import check_link_name, check_new_name
+from machines.model.source import Source, parse_source
+
+FLEET_FILE = "/etc/machctl/fleet.toml"
+FLEET_DIRECTORY = "/etc/machctl/fleet.d"
+
+
+def own_file(name: str) -> str:
+    """Give the declaration file that ``machctl create`` writes for a machine."""
+    return f"{FLEET_DIRECTORY}/{name}.toml"
+
+
+def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[MachctlError]]:
+    """Read declaration files, path to text, into machines by name, and everything that is wrong with them.
+
+    A machine with an error in it is left out of the first and named in the second.
+    """
+    import tomllib
+
+    machines: dict[str, Machine] = {}
+    errors: list[MachctlError] = []
+    for file in sorted(files):
+        try:
+            content = tomllib.loads(files[file])
+        except tomllib.TOMLDecodeError as error:
+            errors.append(InvalidFile(f"{file}: {error}", hint="the file has to be TOML: https://toml.io"))
+            continue
+        top = Table(content, file=file, path="", errors=errors)
+        for name, table in top.tables("machines"):
+            before = len(errors)
+            machine = _machine(name, table)
+            if name in machines:
+                table.fail("", f"is declared in {machines[name].origin} as well", hint="keep one of the two")
+            elif machine and len(errors) == before:
+                machines[name] = machine
+        top.finish()
+    return machines, errors
+
+
+def _machine(name: str, table: Table) -> Machine | None:
+    try:
+        check_new_name(name)
+    except MachctlError as error:
+        table.fail("", error.message, error.hint)
+        return None
+    mirror = table.text("mirror", values.parse_mirror, None)
+    source = table.text("source", lambda text: parse_source(text, any_suite=mirror is not None), None)
+    if source is None and "source" not in table.values:
+        table.fail("source", "is missing", hint='source = "debian:trixie"')
+    machine = Machine(
+        name=name,
+        source=source or Source("debian", "trixie"),
+        origin=table.file,
+        bridges=table.texts("bridges", check_link_name, (DEFAULT_BRIDGE,)),
+        publish=table.texts("publish", values.parse_publish),
+        binds=table.texts("binds", values.parse_bind),
+        packages=table.texts("packages", values.parse_package),
+        mirror=mirror,
+        variant=table.text("variant", values.parse_variant, "minbase"),
+        bootstrapper=table.text("bootstrapper", values.parse_bootstrapper, "auto"),
+        memory=table.number("memory", values.parse_memory, None),
+        cpus=table.number("cpus", values.parse_cpus, None),
+        hostname=table.text("hostname", values.parse_hostname, None),
+        ssh_keys=table.texts("ssh-keys", values.parse_ssh_key),
+        autostart=table.flag("autostart", default=False),
+    )
+    for error in check_machine(machine):
+        table.fail("", error.message, error.hint)
+    table.finish()
+    return machine
+
+
+def check_machine(machine: Machine) -> list[MachctlError]:
+    """Give what is wrong with a machine's values taken together, each being right by itself."""
+    errors: list[MachctlError] = []
+    for index, port in enumerate(machine.publish):
+        for other in machine.publish[:index]:
+            if port.collides(other):
+                errors.append(
+                    InvalidValue(f"ports {other} and {port} of {machine.name} are the same on the host", hint="change one")
+                )
+    for what, found in (("bridge", machine.bridges), ("bind", [bind.destination for bind in machine.binds])):
+        for value in sorted({value for value in found if list(found).count(value) > 1}):
+            errors.append(InvalidValue(f"{what} {value} of {machine.name} is given twice", hint="leave one out"))
+    return errors

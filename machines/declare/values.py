@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One value each: the text of a flag or of a key in a file, checked and typed."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import posixpath
+import re
+
+from machines.errors import InvalidValue
+from machines.model.machine import Bind, Publish
+from machines.model.names import is_machine_name
+
+MEMORY_MIN = 16 * 1024 * 1024
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?")
+
+
+def parse_memory(text: str) -> int:
+    """Read an amount of memory such as ``512M`` or ``2G`` (powers of 1024, as MemoryMax= has it) in bytes.
+
+    Raises InvalidValue; less than 16 MiB is refused, as no system boots in it.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise InvalidValue(f"{text!r} is not an amount of memory", hint="write a number and a unit: 512M, 2G")
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if size < MEMORY_MIN:
+        raise InvalidValue(
+            f"memory {text!r} is {size} bytes; a machine needs at least 16M",
+            hint="write the unit too: 512M, 2G",
+        )
+    if size >= 2**63:
+        raise InvalidValue(f"memory {text!r} is more than any host has", hint="512M, 2G")
+    return size
+
+
+def parse_cpus(text: str) -> float:
+    """Read a number of processors, ``0.5`` or ``2``. Raises InvalidValue."""
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if not 0.01 <= cpus <= 8192:
+        raise InvalidValue(f"{text!r} is not a number of processors", hint="write 0.5, 1 or 2")
+    return cpus
+
+
+def parse_publish(text: str) -> Publish:
+    """Read ``[IP:]HOST:GUEST[/tcp]``, docker's notation. Raises InvalidValue."""
+    form = "write [IP:]HOST:GUEST, as in 8080:80 or 127.0.0.1:8080:80"
+    words, _, protocol = text.partition("/")
+    if protocol not in {"", "tcp"}:
+        raise InvalidValue(f"published port {text!r}: only tcp is supported yet", hint=form)
+    match = re.fullmatch(r"(?:\[(?P<v6>[^\]]*)\]:|(?P<v4>[^:]*):)?(?P<host>[^:]*):(?P<guest>[^:]*)", words)
+    if not match:
+        raise InvalidValue(f"{text!r} is not a published port", hint=form)
+    address = match["v6"] if match["v6"] is not None else match["v4"]
+    return Publish(_port(match["host"], text), _port(match["guest"], text), _address(address, text))
+
+
+def _port(word: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", word) or not 1 <= int(word) <= 65535:
+        raise InvalidValue(f"published port {text!r}: {word!r} is not a port", hint="ports go from 1 to 65535")
+    return int(word)
+
+
+def _address(word: str | None, text: str) -> str | None:
+    if word is None:
+        return None
+    try:
+        address = ipaddress.ip_address(word)
+    except ValueError:
+        raise InvalidValue(
+            f"published port {text!r}: {word!r} is not an address of the host",
+            hint="write an IP address, as in 127.0.0.1:8080:80 or [::1]:8080:80",
+        ) from None
+    return None if address.is_unspecified else str(address)
+
+
+def parse_bind(text: str) -> Bind:
+    """Read ``SRC:DST[:ro]``; both paths are absolute. Raises InvalidValue."""
+    words = text.split(":")
+    form = "write SRC:DST or SRC:DST:ro, both absolute, as in /srv/www:/var/www:ro"
+    mode = words.pop() if len(words) == 3 else "rw"
+    if len(words) != 2 or mode not in {"ro", "rw"}:
+        raise InvalidValue(f"{text!r} is not a bind", hint=form)
+    source, destination = words
+    for path in words:
+        # systemd.nspawn(5) settings are lines, trimmed at both ends; a path that is not one line cannot stand in them.
+        if not path.startswith("/") or path != path.strip() or not path.isprintable():
+            raise InvalidValue(f"bind {text!r}: {path!r} is not an absolute path", hint=form)
+        if ".." in path.split("/"):
+            raise InvalidValue(f"bind {text!r}: {path!r} has '..' in it", hint=form)
+    if posixpath.normpath(destination) == "/":
+        raise InvalidValue(f"bind {text!r} would cover the machine's whole tree", hint=form)
+    return Bind(posixpath.normpath(source), posixpath.normpath(destination), mode == "ro")
+
+
+def parse_package(text: str) -> str:
+    """Read a package name as apt takes it (deb-control(5)). Raises InvalidValue."""
+    if not _PACKAGE.fullmatch(text):
+        raise InvalidValue(f"{text!r} is not a package name", hint="use Debian's names, as in nginx-light")
+    return text
+
+
+def parse_variant(text: str) -> str:
+    """Read the name of a bootstrap variant. Raises InvalidValue."""
+    known = ("minbase", "buildd", "important", "standard")
+    if text not in known:
+        raise InvalidValue(f"{text!r} is not a variant", hint=f"use one of {', '.join(known)}")
+    return text
+
+
+def parse_mirror(text: str) -> str:
+    """Read the URL of a mirror. Raises InvalidValue."""
+    if not re.fullmatch(r"(?:https?|file)://[^\s\]\[<>\"'\\]+", text):
+        raise InvalidValue(f"{text!r} is not the URL of a mirror", hint="it starts with http://, https:// or file://")
+    return text
+
+
+def parse_hostname(text: str) -> str:
+    """Read a host name (hostname(7)). Raises InvalidValue."""
+    if not is_machine_name(text):
+        raise InvalidValue(f"{text!r} is not a host name", hint="use letters, digits, '-' and '.'")
+    return text
+
+
+def parse_ssh_key(text: str) -> str:
+    """Read one public key as it stands in a .pub file (sshd(8), AUTHORIZED_KEYS). Raises InvalidValue."""
+    line = text.strip()
+    if not re.fullmatch(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+=*(?: [^\n\r]*)?", line):
+        raise InvalidValue(
+            f"{line[:40]!r} is not a public ssh key" if line else "the ssh key is empty",
+            hint="give the .pub file: --ssh-key ~/.ssh/id_ed25519.pub",
+        )
+    return line
+
+
+def parse_bootstrapper(text: str) -> str:
+    """Read the name of a bootstrapper. Raises InvalidValue."""
+    known = ("auto", "debootstrap", "mmdebstrap")
+    if text not in known:
+        raise InvalidValue(f"{text!r} is not a bootstrapper", hint=f"use one of {', '.join(known)}")
+    return text
+
+
+def format_memory(size: int) -> str:
+    """Give bytes back as the shortest text that parse_memory() reads as the same."""
+    for unit in ("T", "G", "M", "K"):
+        if size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}"
+    return str(size)
+
+
+def format_cpus(cpus: float) -> str:
+    """Give a number of processors without a needless fraction."""
+    return f"{cpus:g}"

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A machine back to the text of its declaration file; comments and order of a file that people edited are kept."""
+
+from __future__ import annotations
+
+from machines.declare.values import format_cpus, format_memory
+from machines.model.machine import DEFAULT_BRIDGE, Machine
+
+_KEYS = (
+    "source", "mirror", "variant", "bootstrapper", "packages", "hostname", "bridges", "publish", "binds",
+    "memory", "cpus", "ssh-keys", "autostart",
+)  # fmt: skip
+
+
+def declared_values(machine: Machine) -> dict[str, object]:
+    """Give what a declaration has to say of ``machine``; what is left at its default is left out."""
+    found: dict[str, object] = {"source": str(machine.source)}
+    if machine.mirror:
+        found["mirror"] = machine.mirror
+    if machine.variant != "minbase":
+        found["variant"] = machine.variant
+    if machine.bootstrapper != "auto":
+        found["bootstrapper"] = machine.bootstrapper
+    if machine.packages:
+        found["packages"] = list(machine.packages)
+    if machine.hostname:
+        found["hostname"] = machine.hostname
+    if machine.bridges != (DEFAULT_BRIDGE,):
+        found["bridges"] = list(machine.bridges)
+    if machine.publish:
+        found["publish"] = [str(port) for port in machine.publish]
+    if machine.binds:
+        found["binds"] = [str(bind) for bind in machine.binds]
+    if machine.memory is not None:
+        found["memory"] = format_memory(machine.memory)
+    if machine.cpus is not None:
+        cpus = format_cpus(machine.cpus)
+        found["cpus"] = int(cpus) if cpus.isdigit() else float(cpus)
+    if machine.ssh_keys:
+        found["ssh-keys"] = list(machine.ssh_keys)
+    if machine.autostart:
+        found["autostart"] = True
+    return found
+
+
+def write_machine(machine: Machine, text: str = "") -> str:
+    """Give the declaration file ``text`` with ``machine`` in it as it is now; without ``text``, a new file."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    if not text:
+        document.add(tomlkit.comment("Written by machctl create. Edit it as you like, then run: machctl apply"))
+    machines = document.setdefault("machines", tomlkit.table(True))  # noqa: FBT003 (is_super_table has no other form)
+    table = machines.setdefault(machine.name, tomlkit.table())
+    wanted = declared_values(machine)
+    for key in _KEYS:
+        if key not in wanted:
+            table.pop(key, None)
+        elif key not in table or table[key] != wanted[key]:
+            table[key] = wanted[key]
+    return tomlkit.dumps(document)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Why a bootstrap failed, read from the last lines the tool printed; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from machines.errors import CommandFailed
+from machines.host.interfaces import BootstrapRequest
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A pattern that gives a cause away, the cause in words and its remedy.
+
+    ``{0}`` is the first group of the pattern that matched, ``{suite}``, ``{mirror}`` and ``{target}`` are the request's.
+    """
+
+    pattern: re.Pattern[str]
+    message: str
+    remedy: str
+
+
+def _cause(pattern: str, message: str, remedy: str) -> Cause:
+    return Cause(re.compile(pattern, re.IGNORECASE), message, remedy)
+
+
+_KEYRING = "install the distribution's current keyring package, or name the right keyring"
+_NETWORK = "check the network, the proxy settings and the mirror's address"
+_SUITE = "check the spelling of the suite, and that the mirror carries it"
+
+CAUSES = (
+    _cause(
+        r"No space left on device|not enough free (?:disk )?space|Disk quota exceeded",
+        "no space left in {target}",
+        "make room there and try again",
+    ),
+    _cause(r"Read-only file system", "{target} is read-only", "choose a place that can be written to"),
+    _cause(
+        r"mounted with noexec or nodev",
+        "{target} is mounted read-only, noexec or nodev",
+        "choose a place that is mounted with exec and dev",
+    ),
+    _cause(
+        r"(?:NO_PUBKEY|unknown key \(key id|Missing key) ?([0-9A-F]{8,})",
+        "the release of {suite} is signed by a key that is not in the keyring ({0})",
+        _KEYRING,
+    ),
+    _cause(
+        r"(?:BADSIG|Invalid Release signature|Bad signature)",
+        "the signature of the release of {suite} is wrong",
+        "the mirror may be broken or tampered with: try another one",
+    ),
+    _cause(
+        r"EXPKEYSIG|KEYEXPIRED|REVKEYSIG|signed by (?:an )?(?:expired|revoked) key|key .*expired",
+        "the release of {suite} is signed by a key that has expired or was revoked",
+        _KEYRING,
+    ),
+    _cause(
+        r"Release file .*(?:is expired|not valid (?:yet|anymore))",
+        "the release file of {suite} is outside its time of validity",
+        "check the host's clock, or try another mirror",
+    ),
+    _cause(
+        r"Failed getting release signature|is not signed|NODATA|Error executing gpgv|no valid OpenPGP",
+        "the release of {suite} has no signature that could be checked",
+        _KEYRING,
+    ),
+    _cause(
+        r"(?:Could not resolve|Temporary failure resolving|Name or service not known|"
+        r"unable to resolve host address)[ :]*[‘'\"]?([\w.-]*)",
+        "the mirror's name cannot be resolved: {0}",
+        _NETWORK,
+    ),
+    _cause(
+        r"((?:Could not connect to|Unable to connect to|Failed to connect to) .*)|(Connection refused|"
+        r"Connection timed out|Connection failed|No route to host|Network is unreachable)",
+        "the mirror cannot be reached: {0}",
+        _NETWORK,
+    ),
+    _cause(
+        r"(Certificate verification failed.*|certificate .*not trusted.*|unable to get local issuer.*)",
+        "the mirror's certificate is not trusted",
+        "install ca-certificates and check the host's clock",
+    ),
+    _cause(
+        r"does not have a Release file|No such script: .*|Unable to find .*Release file|Invalid Release file, no entry",
+        "the suite {suite} is not known at {mirror}",
+        _SUITE,
+    ),
+    _cause(
+        r"Failed getting release file (\S+)",
+        "no release file of the suite {suite} could be got ({0})",
+        "the mirror cannot be reached, or it has no such suite",
+    ),
+    _cause(
+        r"(?:Unable to locate package|Couldn't find these debs:|Couldn't find any package by [^']*') ?([^']+)",
+        "unknown package in {suite}: {0}",
+        "check the spelling of the package names",
+    ),
+    _cause(
+        r"Package '?([^\s']+)'? has no installation candidate",
+        "unknown package in {suite}: {0}",
+        "check the spelling of the package names",
+    ),
+    _cause(
+        r"(?:E: Failed to fetch|Couldn't download|Couldn't retrieve) (.*)",
+        "a package could not be fetched: {0}",
+        "try again, or try another mirror",
+    ),
+    _cause(r"404 +Not Found", "the suite {suite} is not known at {mirror}", _SUITE),
+)
+"""In the order of asking: a full disk or a refused key makes errors of the later kinds as well."""
+
+# Lines by which a tool only says that something it called has failed.
+_ECHO = re.compile(r"E: .* failed$|E: (?:run_chroot|setup|cleanup) failed|W: |I: |^\s*at /usr/bin/mmdebstrap|^$")
+
+
+def explain(lines: Sequence[str], request: BootstrapRequest, *, tool: str) -> CommandFailed:
+    """Give the error for a ``tool`` that failed and printed ``lines`` last: its cause, remedy and the log's path."""
+    message, remedy = _diagnose(lines, request)
+    hint = f"{remedy}; the full log is {request.log}" if remedy else f"the full log is {request.log}"
+    return CommandFailed(f"{tool} could not make a {request.distribution} {request.suite} tree: {message}", hint=hint)
+
+
+def _diagnose(lines: Sequence[str], request: BootstrapRequest) -> tuple[str, str]:
+    words = {
+        "suite": request.suite,
+        "mirror": request.mirror or "the default mirror",
+        "target": str(request.target.parent),
+    }
+    for cause in CAUSES:
+        for line in lines:
+            if found := cause.pattern.search(line):
+                first = next((group for group in found.groups() if group), "").strip(" .")
+                return cause.message.format(first, **words), cause.remedy
+    said = [line.strip() for line in lines if not _ECHO.search(line)]
+    errors = [line for line in said if re.match(r"E: |dpkg: error|.*\berror\b", line)]
+    return ((errors or said or ["it printed nothing"])[-1].removeprefix("E: "), "")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What both Debian bootstrappers need: checked requests, the keyring that counts, and a clean tree at the end."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from machines.errors import CommandFailed, Conflict, InvalidValue, NotFound, Unsupported
+from machines.host.interfaces import BootstrapRequest
+
+KEYRINGS = Path("/usr/share/keyrings")
+
+COMPONENTS = {"ubuntu": "main,universe"}
+"""Where a distribution's ordinary packages are not all in main."""
+
+TAIL = 400
+"""Lines of output kept to find the cause of a failure in."""
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:=~_/-]*")
+_MIRROR = re.compile(r"(?:https?|ftp|file|copy):/[^\s\"\[\]|]+")
+
+# Written by the tools, or by packages while they were installed, and meant for nobody who boots the tree.
+_LEFTOVERS = (
+    "dev/*", "run/*", "tmp/*", "debootstrap",
+    "etc/hostname", "etc/resolv.conf", "etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+    "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/cache/apt/archives/partial/*",
+    "var/cache/ldconfig/aux-cache", "var/lib/apt/lists/*", "var/lib/apt/lists/partial/*",
+    "var/log/alternatives.log", "var/log/apt/*", "var/log/bootstrap.log", "var/log/dpkg.log",
+)  # fmt: skip
+# Debian Policy 9.1.4 lets packages count on /run/lock; apt makes the others with owners of its own.
+_KEPT = frozenset({"run/lock", "var/lib/apt/lists/lock", "var/lib/apt/lists/partial"})
+
+
+def check(request: BootstrapRequest) -> None:
+    """Raise InvalidValue where a word of ``request`` would be syntax to a tool, Conflict for a target in use."""
+    for what, word, pattern in (
+        ("suite", request.suite, _WORD),
+        ("variant", request.variant, _WORD),
+        ("mirror", request.mirror, _MIRROR),
+        *(("package", package, _PACKAGE) for package in request.packages),
+    ):
+        if word is not None and not pattern.fullmatch(word):
+            raise InvalidValue(f"{what} {word!r} is not valid")
+    if not request.target.is_dir():
+        raise NotFound(f"{request.target} is not a directory to put a tree into")
+    if any(entry.name != "lost+found" for entry in request.target.iterdir()):
+        raise Conflict(f"{request.target} is not empty, so no tree can be put into it")
+
+
+def archive_keyring(request: BootstrapRequest, *, directory: Path = KEYRINGS) -> Path:
+    """Give the file with the keys that may sign: the request's own, or its distribution's keyring package.
+
+    Raises Unsupported where neither is there: nothing is ever installed unverified.
+    """
+    if request.keyring is not None:
+        if not request.keyring.is_file():
+            raise NotFound(f"the keyring {request.keyring} does not exist")
+        return request.keyring
+    name = f"{request.distribution}-archive-keyring"
+    for suffix in (".gpg", ".pgp"):
+        if (directory / f"{name}{suffix}").is_file():
+            return directory / f"{name}{suffix}"
+    raise Unsupported(
+        f"the keyring to check the signatures of {request.distribution} with is not installed",
+        hint=f"apt install {name}, or name a keyring file",
+    )
+
+
+def binary_keyring(data: bytes) -> bytes:
+    """Give a keyring as gpgv(1) reads it: an armored one (RFC 9580, 6.2) is decoded, any other left alone."""
+    if not data.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
+        return data
+    blocks = re.findall(
+        rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\s*\r?\n(.*?)-----END PGP", data, re.DOTALL
+    )
+    return b"".join(base64.b64decode(re.sub(rb"(?m)^=[A-Za-z0-9+/]{4}\s*$", b"", block)) for block in blocks)
+
+
+@contextmanager
+def readable_keyring(keyring: Path) -> Iterator[Path]:
+    """Give a copy of ``keyring`` alone in a directory that apt's own user may read; gone afterwards.
+
+    The directory, not the file, is what restricts apt: it trusts every key in Dir::Etc::TrustedParts (apt-secure(8)).
+    """
+    with tempfile.TemporaryDirectory(prefix="machctl-keyring.") as name:
+        Path(name).chmod(0o755)
+        copy = Path(name) / "archive.gpg"
+        copy.write_bytes(binary_keyring(keyring.read_bytes()))
+        copy.chmod(0o644)
+        yield copy
+
+
+def own_sources(text: str, *, keyring: str | None) -> str:
+    """Give sources.list(5) as the machine needs it: ``file:`` for our ``copy:``, signed by ``keyring`` if named."""
+    lines = []
+    for line in text.splitlines():
+        if found := re.match(r"deb (?:\[[^\]]*\] )?(\S+)( .*)$", line):
+            uri = re.sub(r"^copy:", "file:", found[1])
+            line = f"deb {f'[signed-by={keyring}] ' if keyring else ''}{uri}{found[2]}"
+        lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def finish(request: BootstrapRequest) -> None:
+    """Make the new tree ready to be kept: no leftovers, and an apt that trusts what it was made from."""
+    target = request.target
+    for pattern in _LEFTOVERS:
+        for path in target.glob(pattern):
+            # systemd-resolved's package makes a link of its own; a plain file is the host's.
+            mine = path.name == "resolv.conf" and path.is_symlink()
+            if not mine and path.relative_to(target).as_posix() not in _KEPT:
+                _remove(path, root=target)
+    keyring = None
+    if request.keyring is not None and not _inside(target, request.keyring).exists():
+        keyring = f"/etc/apt/keyrings/{request.keyring.stem}.gpg"
+        copy = _inside(target, Path(keyring))
+        copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        copy.write_bytes(binary_keyring(request.keyring.read_bytes()))
+        copy.chmod(0o644)
+    sources = target / "etc/apt/sources.list"
+    if sources.is_file() and not sources.is_symlink() and request.mirror is not None:
+        text = sources.read_text()
+        if (own := own_sources(text, keyring=keyring)) != text:
+            sources.write_text(own)
+
+
+def read_tail(path: Path) -> list[str]:
+    """Give the last lines of a log, none where it does not exist."""
+    try:
+        return path.read_text(errors="replace").splitlines()[-TAIL:]
+    except FileNotFoundError:
+        return []
+
+
+def _inside(target: Path, path: Path) -> Path:
+    return target / path.relative_to(path.anchor)
+
+
+def _remove(path: Path, *, root: Path) -> None:
+    # A tree from a mirror that somebody else runs may hold a link where Debian has a directory.
+    if path.parent.resolve() != root.resolve() / path.parent.relative_to(root):
+        raise CommandFailed(f"{path.parent} leads out of the new tree")
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Debian and Ubuntu trees with debootstrap(8): slower than mmdebstrap, but on every distribution."""
+
+from __future__ import annotations
+
+import platform
+from collections import deque
+from pathlib import Path
+
+from machines.host import run
+from machines.host.bootstrap import debian
+from machines.host.bootstrap.causes import explain
+from machines.host.bootstrap.progress import DebootstrapProgress
+from machines.host.interfaces import BootstrapRequest, Progress
+
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
+
+_NEWEST_SCRIPT = {"debian": "sid", "ubuntu": "gutsy"}
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "i686": "i386"}
+
+
+class Debootstrap:
+    """debootstrap, made to check signatures also where it would go on without."""
+
+    name = "debootstrap"
+
+    def missing_tools(self) -> tuple[str, ...]:
+        """Give the programs debootstrap needs that the host does not have."""
+        return run.missing(("debootstrap", "gpgv", "setpriv", "unshare"))
+
+    async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
+        """Fill ``request.target``; see Bootstrapper.
+
+        Raises CommandFailed naming the cause, Unsupported without a keyring, InvalidValue, NotFound, Conflict.
+        """
+        debian.check(request)
+        tail: deque[str] = deque(maxlen=debian.TAIL)
+        parser = DebootstrapProgress()
+
+        def on_line(line: str) -> None:
+            tail.append(line)
+            if stage := parser.feed(line):
+                progress(*stage)
+
+        done = False
+        try:
+            with debian.readable_keyring(debian.archive_keyring(request)) as keyring:
+                done = await run.stream(command(request, keyring), on_line=on_line, log=request.log) == 0
+        finally:
+            if not done:
+                _keep_log(request)
+        if not done:
+            inner = debian.read_tail(_inner_log(request))
+            # Its own last words come last: the inner log has the causes, they are the fallback.
+            raise explain([*inner, *tail], request, tool=self.name)
+        debian.finish(request)
+
+
+def command(request: BootstrapRequest, keyring: Path, *, scripts: Path = SCRIPTS) -> list[str]:
+    """Give the argv that fills ``request.target``, trusting the keys in ``keyring`` and no other."""
+    argv = [
+        "debootstrap", "--force-check-gpg", f"--keyring={keyring}", f"--variant={request.variant}",
+    ]  # fmt: skip
+    if (machine := platform.machine()) in _ARCHITECTURES and run.which("dpkg") is None:
+        argv.append(f"--arch={_ARCHITECTURES[machine]}")  # it asks dpkg, which is not on every distribution
+    if components := debian.COMPONENTS.get(request.distribution):
+        argv.append(f"--components={components}")
+    if request.packages:
+        argv.append(f"--include={','.join(request.packages)}")
+    argv += [request.suite, str(request.target)]
+    if request.mirror is not None:
+        argv.append(request.mirror)
+        script = scripts / _NEWEST_SCRIPT.get(request.distribution, "sid")
+        # Suites younger than the host's debootstrap have no script there; the newest one does for them.
+        if not (scripts / request.suite).exists() and script.exists():
+            argv.append(str(script))
+    return argv
+
+
+def _inner_log(request: BootstrapRequest) -> Path:
+    return request.target / "debootstrap/debootstrap.log"
+
+
+def _keep_log(request: BootstrapRequest) -> None:
+    """Append debootstrap's own log to ours: what dpkg said is only there, and the tree will be removed."""
+    if lines := debian.read_tail(_inner_log(request)):
+        with request.log.open("a") as log:
+            log.write("".join(f"{line}\n" for line in ("+ the end of debootstrap.log", *lines)))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Debian and Ubuntu trees with mmdebstrap(1): apt does the work, so it is fast and its errors say what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from pathlib import Path
+
+from machines.host import run
+from machines.host.bootstrap import debian
+from machines.host.bootstrap.causes import explain
+from machines.host.bootstrap.progress import AptProgress
+from machines.host.interfaces import BootstrapRequest, Progress
+
+
+class Mmdebstrap:
+    """mmdebstrap, in root mode and without its own progress bars."""
+
+    name = "mmdebstrap"
+
+    def missing_tools(self) -> tuple[str, ...]:
+        """Give the programs mmdebstrap needs that the host does not have."""
+        return run.missing(("mmdebstrap", "apt-get", "dpkg", "setpriv", "unshare"))
+
+    async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
+        """Fill ``request.target``; see Bootstrapper.
+
+        Raises CommandFailed naming the cause, Unsupported without a keyring, InvalidValue, NotFound, Conflict.
+        """
+        debian.check(request)
+        tail: deque[str] = deque(maxlen=debian.TAIL)
+        parser = AptProgress()
+
+        def on_line(line: str) -> None:
+            tail.append(line)
+            if stage := parser.feed(line):
+                progress(*stage)
+
+        with debian.readable_keyring(debian.archive_keyring(request)) as keyring:
+            status = await run.stream(command(request, keyring), on_line=on_line, log=request.log)
+        if status != 0:
+            raise explain(tail, request, tool=self.name)
+        debian.finish(request)
+
+
+def command(request: BootstrapRequest, keyring: Path) -> list[str]:
+    """Give the argv that fills ``request.target``, trusting the keys in ``keyring`` and no other.
+
+    ``keyring`` is alone in its directory: named as a file it takes the place of the host's trusted.gpg, its
+    directory that of trusted.gpg.d, and without check/signed-by mmdebstrap adds no third one.
+    """
+    argv = [
+        "mmdebstrap", "--verbose", "--mode=root", "--format=directory",
+        "--variant", request.variant,
+        f"--keyring={keyring}", f"--keyring={keyring.parent}", "--skip=check/signed-by",
+        # The tree is synced as a whole at its end; the file this makes in it is removed by then.
+        "--dpkgopt=force-unsafe-io",
+    ]  # fmt: skip
+    if components := debian.COMPONENTS.get(request.distribution):
+        argv.append(f"--components={components}")
+    if request.packages:
+        argv.append(f"--include={','.join(request.packages)}")
+    argv += [request.suite, str(request.target)]
+    if request.mirror is not None:
+        # With file: apt leaves the packages where they are, and that is outside the chroot that installs them.
+        argv.append(re.sub(r"^file:/+", "copy:///", request.mirror))
+    return argv

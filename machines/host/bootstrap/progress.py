@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the lines of the bootstrap tools say about how far they are; pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """A stage in words, how much of it is done, and of how much if that is known."""
+
+    name: str
+    done: int
+    total: int | None
+
+
+class AptProgress:
+    """Follows ``mmdebstrap --verbose``, which passes on what apt-get(8) and dpkg(1) print.
+
+    mmdebstrap installs in two rounds, the essential packages and the rest; the counts go on from one to the other.
+    """
+
+    _HEADINGS = (
+        ("I: running apt-get update", "reading package lists"),
+        ("I: downloading packages", "resolving dependencies"),
+        ("I: extracting archives", "extracting"),
+        ("I: cleaning package lists", "cleaning up"),
+    )
+    _COUNTED = (
+        (re.compile(r"Get:\d+ "), "fetching"),
+        (re.compile(r"Unpacking \S+ \("), "unpacking"),
+        (re.compile(r"Setting up \S+ \("), "configuring"),
+    )
+    _TOTAL = re.compile(r"\d+ upgraded, (\d+) newly installed")
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._done = {name: 0 for _, name in self._COUNTED}
+
+    def feed(self, line: str) -> Stage | None:
+        """Take one line and give where it says the tool is, or None if it says nothing about that."""
+        for start, name in self._HEADINGS:
+            if line.startswith(start):
+                return Stage(name, 0, None)
+        if found := self._TOTAL.match(line):
+            self._total += int(found[1])
+            return Stage("fetching", self._done["fetching"], self._total)
+        # Before the first total, Get: lines are the package lists of apt-get update.
+        for pattern, name in self._COUNTED if self._total else ():
+            if pattern.match(line):
+                self._done[name] = min(self._done[name] + 1, self._total)
+                return Stage(name, self._done[name], self._total)
+        return None
+
+
+class DebootstrapProgress:
+    """Follows the ``I:`` lines of debootstrap(8); how many packages there are is known when all are fetched."""
+
+    _HEADINGS = (
+        ("I: Retrieving InRelease", "reading package lists"),
+        ("I: Retrieving Release", "reading package lists"),
+        ("I: Retrieving Packages", "reading package lists"),
+        ("I: Resolving dependencies", "resolving dependencies"),
+    )
+    _FETCHED = re.compile(r"I: Retrieving (\S+) \S")
+    # "I: Unpacking required packages..." is a heading, "I: Unpacking libc6:amd64..." a package.
+    _HANDLED = re.compile(r"I: (Extracting|Unpacking|Configuring) (\S+)\.\.\.$")
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[str]] = {
+            "fetching": set(), "extracting": set(), "unpacking": set(), "configuring": set()
+        }  # fmt: skip
+
+    def feed(self, line: str) -> Stage | None:
+        """Take one line and give where it says the tool is, or None if it says nothing about that."""
+        for start, name in self._HEADINGS:
+            if line.startswith(start):
+                return Stage(name, 0, None)
+        if found := self._FETCHED.match(line):
+            return self._count("fetching", found[1], total=None)
+        if found := self._HANDLED.match(line):
+            stage = found[1].lower()
+            fetched = len(self._seen["fetching"])
+            return self._count(stage, found[2], total=None if stage == "extracting" else fetched)
+        return None
+
+    def _count(self, stage: str, package: str, *, total: int | None) -> Stage:
+        # A set, because some core packages are configured twice.
+        self._seen[stage].add(package)
+        done = len(self._seen[stage])
+        return Stage(stage, done, None if not total or done > total else total)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the kernel and the file system say of the host, read as text; nothing here starts a process."""
+
+from __future__ import annotations
+
+import glob
+import ipaddress
+import os
+from collections.abc import Iterable
+
+from machines.host.files import read_text
+from machines.host.storage.pool import POOL, filesystem_of
+from machines.model.observed import Link, Listener
+
+# Kernel: file systems with FS_ALLOW_IDMAP that people bind from.
+_IDMAP_FILESYSTEMS = {"btrfs", "ext4", "f2fs", "tmpfs", "vfat", "xfs"}
+_TCP_LISTEN = "0A"
+
+
+def booted() -> bool:
+    """Tell whether systemd is PID 1 (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def machined_state() -> str:
+    """Give "" if machined can be reached, else "masked" or "not-found".
+
+    It need not run: the bus starts it. Only a unit that is missing or a symlink to /dev/null is out of reach.
+    """
+    unit = "systemd-machined.service"
+    for directory in ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"):
+        path = f"{directory}/{unit}"
+        if os.path.lexists(path):
+            return "masked" if os.path.realpath(path) == "/dev/null" else ""
+    return "not-found"
+
+
+def links() -> dict[str, Link]:
+    """Give the links of this network namespace by name (sysfs, Documentation/ABI/testing/sysfs-class-net)."""
+    found = {}
+    for path in glob.glob("/sys/class/net/*"):  # noqa: PTH207
+        name = os.path.basename(path)
+        kind = ""
+        for line in (read_text(f"{path}/uevent") or "").splitlines():
+            key, _, value = line.partition("=")
+            if key == "DEVTYPE":
+                kind = value
+        ports = tuple(sorted(os.listdir(f"{path}/brif"))) if os.path.isdir(f"{path}/brif") else ()
+        found[name] = Link(name, "bridge" if os.path.isdir(f"{path}/bridge") else kind, ports)
+    return found
+
+
+def parse_routes(text: str) -> tuple[ipaddress.IPv4Network, ...]:
+    """Read /proc/net/route into the subnets the host has routes to, the default route left out."""
+    found = set()
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        destination, mask = (int.from_bytes(bytes.fromhex(field), "little") for field in (fields[1], fields[7]))
+        length = mask.bit_count()
+        if length:
+            found.add(ipaddress.IPv4Network((destination & mask, length)))
+    return tuple(sorted(found))
+
+
+def routes() -> tuple[ipaddress.IPv4Network, ...]:
+    """Give the IPv4 subnets the host has routes to."""
+    return parse_routes(read_text("/proc/net/route") or "")
+
+
+def parse_listeners(text: str) -> tuple[Listener, ...]:
+    """Read /proc/net/tcp or tcp6 into the sockets that listen (Documentation/networking/proc_net_tcp.rst)."""
+    found = set()
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if fields[3] != _TCP_LISTEN:
+            continue
+        address, _, port = fields[1].partition(":")
+        raw = bytes.fromhex(address)
+        # The kernel prints each 32-bit word in the byte order of the machine.
+        words = [raw[index : index + 4][::-1] for index in range(0, len(raw), 4)]
+        found.add(Listener(str(ipaddress.ip_address(b"".join(words))), int(port, 16)))
+    return tuple(sorted(found, key=lambda listener: (listener.port, listener.address)))
+
+
+def listeners() -> tuple[Listener, ...]:
+    """Give the TCP sockets of the host that listen."""
+    return tuple(
+        listener for name in ("tcp", "tcp6") for listener in parse_listeners(read_text(f"/proc/net/{name}") or "")
+    )
+
+
+def parse_resolv_conf(text: str) -> tuple[str, ...]:
+    """Read the IPv4 name servers of a resolv.conf(5) that machines can reach: those on loopback are the host's own."""
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0] == "nameserver":
+            try:
+                address = ipaddress.ip_address(words[1].partition("%")[0])
+            except ValueError:
+                continue
+            if address.version == 4 and not address.is_loopback and str(address) not in found:
+                found.append(str(address))
+    return tuple(found)
+
+
+def dns() -> tuple[str, ...]:
+    """Give the name servers machines are told of: resolved's uplink ones, else those of /etc/resolv.conf."""
+    for path in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
+        servers = parse_resolv_conf(read_text(path) or "")
+        if servers:
+            return servers
+    return ()
+
+
+def ipv6_loopback() -> bool:
+    """Tell whether [::1] can be bound."""
+    return any(line.endswith(" lo") for line in (read_text("/proc/net/if_inet6") or "").splitlines())
+
+
+def idmap_paths(paths: Iterable[str]) -> frozenset[str]:
+    """Give those of ``paths`` whose file system can be mounted with another owner (mount_setattr(2))."""
+    return frozenset(path for path in paths if filesystem_of(path) in _IDMAP_FILESYSTEMS)
+
+
+def enabled_machines() -> dict[str, bool]:
+    """Give the machines that start at boot: what machines.target wants (systemd.special(7))."""
+    prefix = "systemd-nspawn@"
+    pattern = f"/etc/systemd/system/machines.target.wants/{prefix}*.service"
+    names = (os.path.basename(path) for path in glob.glob(pattern))  # noqa: PTH207
+    return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
+
+
+def journal_links() -> dict[str, str]:
+    """Give the links in /var/log/journal to machines' own journals, by machine (systemd-nspawn(1), --link-journal=)."""
+    found = {}
+    for path in glob.glob("/var/log/journal/*"):  # noqa: PTH207
+        if os.path.islink(path):
+            target = os.readlink(path)
+            if target.startswith(f"{POOL}/"):
+                found[target.removeprefix(f"{POOL}/").split("/", 1)[0]] = path
+    return found
+
+
+def sysctl(name: str) -> int | None:
+    """Give a number from /proc/sys, None where the kernel has no such key."""
+    text = read_text(f"/proc/sys/{name.replace('.', '/')}")
+    return int(text.split()[0]) if text and text.split() else None

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Reading and writing files inside a root tree.
+
+A guest's root may have put a symlink anywhere. Every path is resolved by the kernel with the tree as its root
+(openat2(2), RESOLVE_IN_ROOT), and only regular files and directories are touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+
+from machines.errors import MachctlError, NotFound
+
+READ_MAX = 1024 * 1024
+
+# asm-generic/unistd.h; the number is the same on every architecture.
+_SYS_OPENAT2 = 437
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
+    """Open ``path`` with ``root`` as "/" and give the file descriptor, which the caller closes.
+
+    Raises OSError as open(2) does.
+    """
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        how = _OpenHow(flags | os.O_CLOEXEC | os.O_NOCTTY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(directory),
+            ctypes.c_char_p(os.fsencode(path)),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if fd < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), f"{root}{path}")
+        return int(fd)
+    finally:
+        os.close(directory)
+
+
+def read_file(root: str, path: str) -> str | None:
+    """Give the text of a regular file in the tree, 1 MiB of it at most; None where there is none."""
+    try:
+        # O_NONBLOCK: opening a fifo that the guest left there must not wait for its other end.
+        fd = open_in_root(root, path, flags=os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES}:
+            return None
+        raise
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return None
+        return file.read(READ_MAX).decode(errors="replace")
+
+
+def write_file(root: str, path: str, text: str, *, mode: int = 0o644) -> None:
+    """Write a file in the tree whole or not at all, as its root user's; missing directories are made.
+
+    Raises MachctlError where something that is no directory is in the way.
+    """
+    directory, name = os.path.split(path)
+    owner = os.stat(root)
+    fd = _make_directories(root, directory, owner)
+    temporary = f".#machctl-{os.getpid()}-{name}"
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        try:
+            with os.fdopen(file, "wb") as stream:
+                stream.write(text.encode())
+                os.fchmod(stream.fileno(), mode)
+                os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
+            # rename(2) replaces a symlink itself and never follows it.
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            os.unlink(temporary, dir_fd=fd)
+            raise
+    finally:
+        os.close(fd)
+
+
+def link(root: str, path: str, target: str) -> None:
+    """Make ``path`` in the tree a symlink to ``target``, in place of whatever file is there."""
+    remove_file(root, path)
+    directory, name = os.path.split(path)
+    fd = _make_directories(root, directory, os.stat(root))
+    try:
+        os.symlink(target, name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def remove_file(root: str, path: str) -> None:
+    """Remove a file or symlink in the tree, not what it points to; none is fine."""
+    directory, name = os.path.split(path)
+    try:
+        fd = open_in_root(root, directory, flags=os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return
+        raise
+    try:
+        os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _make_directories(root: str, path: str, owner: os.stat_result) -> int:
+    """Give a descriptor of a directory in the tree, made with its parents where missing."""
+    done = ""
+    for name in [part for part in path.split("/") if part]:
+        parent, done = done or "/", f"{done}/{name}"
+        try:
+            os.close(open_in_root(root, done, flags=os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            above = open_in_root(root, parent, flags=os.O_PATH | os.O_DIRECTORY)
+            try:
+                os.mkdir(name, 0o755, dir_fd=above)
+                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=above, follow_symlinks=False)
+            except FileExistsError as error:
+                raise MachctlError(
+                    f"{done} in the tree {root} is a symlink to nowhere", hint="remove it in the machine"
+                ) from error
+            finally:
+                os.close(above)
+        except NotADirectoryError as error:
+            raise MachctlError(f"{done} in the tree {root} is no directory", hint="move it away in the machine") from error
+    try:
+        return open_in_root(root, path or "/", flags=os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no tree {root}") from error

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The only importer of pyroute2: making and removing bridges, and waiting for links and addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from machines.errors import MachctlError, NotRunning, TimedOut
+
+# rtnetlink(7), setns(2)
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV6_IFADDR = 0x100
+_CLONE_NEWNET = 0x40000000
+
+
+def make_bridge(name: str, address: str, prefix_length: int) -> None:
+    """Make a bridge, give it ``address`` and set it up; what is there already stays (rtnetlink(7)).
+
+    Raises MachctlError with the kernel's reason.
+    """
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as route:
+        try:
+            if not route.link_lookup(ifname=name):
+                route.link("add", ifname=name, kind="bridge")
+            index = route.link_lookup(ifname=name)[0]
+            route.addr("replace", index=index, address=address, prefixlen=prefix_length)
+            route.link("set", index=index, state="up")
+        except NetlinkError as error:
+            raise MachctlError(
+                f"bridge {name} could not be made: {os.strerror(error.code)}", hint="ip link shows what is there"
+            ) from error
+
+
+def remove_link(name: str) -> None:
+    """Remove a link; none is fine. Raises MachctlError with the kernel's reason."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as route:
+        try:
+            for index in route.link_lookup(ifname=name):
+                route.link("del", index=index)
+        except NetlinkError as error:
+            raise MachctlError(
+                f"link {name} could not be removed: {os.strerror(error.code)}", hint=f"ip link del {name}"
+            ) from error
+
+
+def wait_until(found: Callable[[], bool], *, timeout: float, what: str, namespace: str | None = None) -> None:
+    """Wait for ``found`` to hold, asking again at every change of a link or an address.
+
+    ``namespace`` is the path of a network namespace other than one's own. Raises TimedOut after ``timeout`` seconds.
+    """
+    if found():
+        return
+    with _notifications(namespace) as notifications:
+        deadline = time.monotonic() + timeout
+        # Asked again now that changes are being listened to: one may have come in between.
+        while not found():
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([notifications], [], [], left)[0]:
+                raise TimedOut(f"{what} did not come within {timeout:g} seconds")
+            # ENOBUFS: notifications were lost, which is one more reason to ask again (netlink(7)).
+            with contextlib.suppress(OSError):
+                notifications.recv(65536)
+
+
+def _notifications(namespace: str | None) -> socket.socket:
+    """Give a socket that becomes readable when a link or address of a namespace changes.
+
+    What changed is not read, so it needs none of pyroute2, which takes longer to import than most machines take to
+    get their address.
+    """
+    opened: list[socket.socket | OSError] = []
+
+    def open_socket() -> None:
+        try:
+            if namespace is not None:
+                _enter(namespace)
+            notifications = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            notifications.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+            opened.append(notifications)
+        except OSError as error:
+            opened.append(error)
+
+    # setns(2) moves one thread; the socket stays in the namespace it was opened in.
+    thread = threading.Thread(target=open_socket)
+    thread.start()
+    thread.join()
+    if isinstance(opened[0], OSError):
+        raise NotRunning(f"network namespace {namespace} is gone", hint="machctl list") from opened[0]
+    return opened[0]
+
+
+def _enter(namespace: str) -> None:
+    import ctypes
+
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), namespace)
+    finally:
+        os.close(fd)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Child processes: the one door, with an explicit argv and an environment built from nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from machines.errors import CommandFailed, TimedOut, Unsupported
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where tools are looked for: fixed, so that a caller's PATH neither hides sbin nor adds tools of its own."""
+
+GRACE = 5.0
+"""Seconds that an interrupted child has to end by itself before it is killed."""
+
+PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+
+CONTAINED = (
+    "setpriv", "--pdeathsig", "KILL", "--",
+    "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--",
+)  # fmt: skip
+
+PACKAGES = {
+    "apt-get": "apt",
+    "btrfs": "btrfs-progs",
+    "debootstrap": "debootstrap",
+    "dpkg": "dpkg",
+    "gpg": "gnupg",
+    "gpgv": "gpgv",
+    "ip": "iproute2",
+    "journalctl": "systemd",
+    "machinectl": "systemd-container",
+    "mkfs.ext4": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
+    "mount": "mount",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "pacman": "pacman-package-manager",
+    "pacstrap": "arch-install-scripts",
+    "setpriv": "util-linux",
+    "skopeo": "skopeo",
+    "ssh": "openssh-client",
+    "systemctl": "systemd",
+    "systemd-nspawn": "systemd-container",
+    "systemd-run": "systemd",
+    "tar": "tar",
+    "umoci": "umoci",
+    "unshare": "util-linux",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+}
+"""The Debian package that holds a tool."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A child that ended: its exit status (negative: the signal that killed it) and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def environment(extra: Mapping[str, str] | None = None, *, locale: str = "C.UTF-8") -> dict[str, str]:
+    """Give the environment of every child: a fixed PATH and locale, HOME, TERM, the proxies, and ``extra``."""
+    names = [*PROXIES, *(name.upper() for name in PROXIES)]
+    return {
+        "PATH": PATH,
+        "LANG": locale,
+        "LC_ALL": locale,
+        "HOME": os.environ.get("HOME", "/root"),
+        "TERM": os.environ.get("TERM", "dumb"),
+        **{name: os.environ[name] for name in names if name in os.environ},
+        **(extra or {}),
+    }
+
+
+def which(tool: str) -> str | None:
+    """Give the path of ``tool`` on the fixed PATH, or None where the host does not have it."""
+    for directory in PATH.split(":"):
+        path = os.path.join(directory, tool)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def missing(tools: Sequence[str]) -> tuple[str, ...]:
+    """Give those of ``tools`` that the host does not have, in their order."""
+    return tuple(tool for tool in tools if which(tool) is None)
+
+
+def not_found(tool: str) -> Unsupported:
+    """Give the error that says that ``tool`` is not installed, and on Debian in which package it is."""
+    package = PACKAGES.get(os.path.basename(tool))
+    hint = f"install it (on Debian: apt install {package})" if package else "install it and try again"
+    return Unsupported(f"{tool} not found, but it is needed here", hint=hint)
+
+
+def last_line(text: str) -> str:
+    """Give the last line of ``text`` that is not blank, without the space around it; empty if there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def ending(returncode: int) -> str:
+    """Say in words how a child ended that has ``returncode`` in the meaning of subprocess."""
+    if returncode >= 0:
+        return f"ended with exit status {returncode}"
+    try:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    except ValueError:  # real-time signals have no names of their own
+        return f"was killed by signal {-returncode}"
+
+
+def failed(argv: Sequence[str], returncode: int, stderr: str) -> CommandFailed:
+    """Give the error of a child that failed: its last line as the message, the command to paste as the hint."""
+    message = f"{os.path.basename(argv[0])} {ending(returncode)}"
+    said = last_line(stderr)
+    return CommandFailed(f"{message}: {said}" if said else message, hint=f"the command was: {shlex.join(argv)}")
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    input: str | None = None,  # noqa: A002  the name that subprocess.run has
+    check: bool = True,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a short-lived child to its end and give what it printed.
+
+    ``input`` is its stdin (otherwise /dev/null), ``timeout`` its time in seconds, ``env`` adds variables.
+    Raises Unsupported where the tool is not installed, TimedOut, and with ``check`` CommandFailed.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            argv,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout,
+            env=environment(env),
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise not_found(argv[0]) from exc
+    except PermissionError as exc:
+        raise CommandFailed(f"{argv[0]} cannot be run: {exc.strerror}") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise TimedOut(
+            f"{os.path.basename(argv[0])} did not end within {timeout:g} s",
+            hint=f"the command was: {shlex.join(argv)}",
+        ) from exc
+    if check and done.returncode != 0:
+        raise failed(argv, done.returncode, done.stderr)
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> NoReturn:
+    """Become the tool ``argv`` names (execve(2)), with the environment of ``run``, stdin and all.
+
+    Raises Unsupported where the tool is not installed.
+    """
+    path = argv[0] if "/" in argv[0] else which(argv[0])
+    if path is None:
+        raise not_found(argv[0])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python ignores SIGPIPE and execve(2) hands that down: the tool would not end with the pager it writes to.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execve(path, list(argv), environment(env))
+    except FileNotFoundError as exc:
+        raise not_found(argv[0]) from exc
+
+
+class Lines:
+    """Bytes in, whole lines out; a carriage return ends a line as well, for tools that redraw theirs."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take what was read and give the lines that it completes, without the blank ones."""
+        *whole, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        return [line.decode(errors="replace") for line in whole if line.strip()]
+
+    def end(self) -> list[str]:
+        """Give what came after the last line end, at the end of the output."""
+        return self.feed(b"\n")
+
+
+async def stream(
+    argv: Sequence[str],
+    *,
+    on_line: Callable[[str], None],
+    log: Path,
+    contained: bool = True,
+    extra_fd3: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """Run a long-lived child, hand each line it prints to ``on_line`` and ``log``, and give its exit status.
+
+    ``contained`` puts it into a mount and a PID namespace of its own that die with it and with this process;
+    this takes root. ``extra_fd3`` joins its file descriptor 3 to the output. On cancellation the child gets
+    SIGINT, GRACE seconds later SIGKILL; nothing of a contained child outlives this call. To be awaited in
+    the main thread: the kernel ties the parent-death signal to the thread that forked (PR_SET_PDEATHSIG(2const)).
+    Raises Unsupported where a tool is not installed. See unshare(1), setpriv(1), pid_namespaces(7).
+    """
+    import asyncio
+
+    for tool in (*(("setpriv", "unshare") if contained else ()), argv[0]):
+        if which(tool) is None and not os.path.isfile(tool):
+            raise not_found(tool)
+    # subprocess can keep descriptors for a child but cannot move one to the number 3.
+    command = ["sh", "-c", 'exec "$@" 3>&1', "sh", *argv] if extra_fd3 else list(argv)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as record:
+        record.write(f"+ {shlex.join(argv)}\n".encode())
+        record.flush()
+        process = await asyncio.create_subprocess_exec(
+            *(CONTAINED if contained else ()), *command,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True, umask=0o022, env=environment(env, locale="C"),
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            lines = Lines()
+            while data := await process.stdout.read(65536):
+                for line in lines.feed(data):
+                    record.write(f"{line}\n".encode())
+                    on_line(line)
+                record.flush()
+            for line in lines.end():
+                record.write(f"{line}\n".encode())
+                on_line(line)
+            return await process.wait()
+        except BaseException:
+            # Shielded: a second cancellation must not leave the child behind.
+            ending_child = asyncio.ensure_future(_end(process, contained=contained))
+            try:
+                await asyncio.shield(ending_child)
+            except asyncio.CancelledError:
+                _kill(process, contained=contained)
+                await ending_child
+            raise
+
+
+async def _end(process: Process, *, contained: bool) -> None:
+    import asyncio
+
+    _signal_group(process, signal.SIGINT)
+    try:
+        await asyncio.wait_for(_drain(process), GRACE)
+    except TimeoutError:
+        _kill(process, contained=contained)
+        await _drain(process)
+
+
+async def _drain(process: Process) -> None:
+    """Read until the last process with the pipe is gone: a full pipe would keep the child from ending."""
+    assert process.stdout is not None
+    while await process.stdout.read(65536):
+        pass
+    await process.wait()
+
+
+def _kill(process: Process, *, contained: bool) -> None:
+    """SIGKILL what runs.
+
+    Of a contained child the first process of its namespace: the kernel reports its end to unshare(1) only when
+    all others in there are gone too, so that whoever waits for unshare knows that nothing is left.
+    """
+    inner = _children(process.pid) if contained else []
+    for pid in inner:
+        os.kill(pid, signal.SIGKILL)
+    if not inner:
+        _signal_group(process, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended, or the kernel lacks CONFIG_PROC_CHILDREN
+        return []
+
+
+def _signal_group(process: Process, number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which names systemd and the kernel accept, and the names machctl derives from them."""
+
+from __future__ import annotations
+
+import re
+
+from machines.errors import InvalidValue
+
+HOST_NAME_MAX = 64
+IFNAMSIZ = 15
+
+_MACHINE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+_LINK = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+
+REMEDY = "use lower-case letters, digits, '-' and '.', 64 characters at most, a letter or digit at both ends"
+
+
+def is_machine_name(name: str) -> bool:
+    """Tell whether machined would accept ``name``: a host name of 64 characters at most (machinectl(1))."""
+    return len(name) <= HOST_NAME_MAX and ".." not in name and _MACHINE.fullmatch(name) is not None
+
+
+def check_new_name(name: str) -> str:
+    """Give ``name`` back if a machine may be made under it.
+
+    Host names are not told apart by case (RFC 4343), so that of a new machine has to be lower case; machines that
+    others made may be called as machined lets them. Raises InvalidValue.
+    """
+    if not is_machine_name(name):
+        raise InvalidValue(f"{_shown(name)} is not a machine name", hint=REMEDY)
+    if name != name.lower():
+        raise InvalidValue(
+            f"{_shown(name)} is not a machine name: host names know no upper case",
+            hint=f"call it {name.lower()}",
+        )
+    return name
+
+
+def check_known_name(name: str) -> str:
+    """Give ``name`` back if a machine can have it at all. Raises InvalidValue."""
+    if not is_machine_name(name):
+        raise InvalidValue(f"{_shown(name)} is not a machine name", hint=REMEDY)
+    return name
+
+
+def check_link_name(name: str, what: str = "bridge") -> str:
+    """Give ``name`` back if the kernel and systemd accept it for a link (IFNAMSIZ, net/core/dev.c dev_valid_name)."""
+    if len(name) > IFNAMSIZ:
+        raise InvalidValue(
+            f"{what} name {_shown(name)} has {len(name)} characters; the kernel takes {IFNAMSIZ}",
+            hint=f"shorten it, for example to {name[:IFNAMSIZ]}",
+        )
+    if not _LINK.fullmatch(name) or name in {".", "..", "all", "default"} or name.isdigit():
+        raise InvalidValue(
+            f"{_shown(name)} is not a {what} name",
+            hint=f"use letters, digits, '_', '-' and '.', {IFNAMSIZ} characters at most, as in br0",
+        )
+    return name
+
+
+def machine_unit(name: str) -> str:
+    """Give the unit of a machine; a machine name needs no escaping in an instance name."""
+    return f"systemd-nspawn@{name}.service"
+
+
+def bridge_unit(bridge: str) -> str:
+    """Give the unit of units/ that sees to it that ``bridge`` is there."""
+    return f"machctl-bridge@{bridge}.service"
+
+
+def extra_link(name: str, index: int) -> str:
+    """Give the host's end of a machine's veth number ``index`` (1 and up), which VirtualEthernetExtra= lets us name."""
+    import hashlib
+
+    plain = f"vb{index}-{name}"
+    if len(plain) <= IFNAMSIZ:
+        return plain
+    return f"vb{index}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _shown(name: str) -> str:
+    if not name:
+        return "the empty name"
+    return repr(name if len(name) <= 80 else name[:77] + "...")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The host as it is: one frozen snapshot that plans are made from. Nothing in it is ever declared."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A root tree in the pool; ``kind`` is what machined calls its type: directory, subvolume, raw."""
+
+    name: str
+    path: str
+    kind: str = "directory"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link of the host: ``kind`` is the kernel's (bridge, veth, ...), ``ports`` the links enslaved to it."""
+
+    name: str
+    kind: str
+    ports: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A TCP socket of the host that listens; ``address`` is 0.0.0.0 or :: for all addresses."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What machctl keeps of a machine: the addresses it was given, by bridge, and the host ports it claimed."""
+
+    name: str
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Host:
+    """Everything about the host that a plan can depend on."""
+
+    euid: int = 0
+    booted: bool = True
+    machined: str = ""
+    networkd: bool = False
+    ipv6_loopback: bool = True
+    tools: frozenset[str] = frozenset()
+    trees: Mapping[str, Tree] = field(default_factory=dict)
+    running: Mapping[str, str] = field(default_factory=dict)
+    enabled: Mapping[str, bool] = field(default_factory=dict)
+    active: frozenset[str] = frozenset()
+    files: Mapping[str, str] = field(default_factory=dict)
+    guest_files: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    journals: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, Link] = field(default_factory=dict)
+    routes: tuple[ipaddress.IPv4Network, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    dns: tuple[str, ...] = ()
+    nat_loaded: bool = False
+    free_bytes: int = 0
+    pool: str = "/var/lib/machines"
+    idmap_paths: frozenset[str] = frozenset()
+    missing_binds: frozenset[str] = frozenset()
+    records: Mapping[str, Record] = field(default_factory=dict)
+    networks: Mapping[str, ipaddress.IPv4Network] = field(default_factory=dict)

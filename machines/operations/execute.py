@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each kind of step to what it does on the host; the only place that knows both."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from machines.host.interfaces import Host
+from machines.model.names import machine_unit
+from machines.operations.lifecycle import start_machine, stop_machine
+from machines.operations.observe import write_network, write_record
+from machines.operations.reporter import Reporter
+from machines.operations.tree import make_tree
+from machines.plan import steps
+from machines.plan.steps import Plan, Step
+from machines.render import paths
+
+
+async def execute(plan: Plan, host: Host, *, reporter: Reporter) -> None:
+    """Do the steps of a plan in order; ``reporter`` hears of each before it is done.
+
+    The first that fails ends it with its error; what was done stays, and the next run goes on from there.
+    """
+    for step in plan:
+        reporter.step(step)
+        await _do(step, host, reporter)
+
+
+async def _do(step: Step, host: Host, reporter: Reporter) -> None:
+    match step:
+        case steps.MakeTree():
+            await make_tree(step.declared, step.guest_files, host, partial(reporter.progress, step.machine))
+        case steps.StartUnit():
+            await (host.jobs.restart(step.unit) if step.restart else host.jobs.start(step.unit))
+        case steps.StopUnit():
+            await host.jobs.stop(step.unit)
+        case steps.StartMachine():
+            await start_machine(step.name, host)
+        case steps.StopMachine():
+            await stop_machine(step.name, host, terminate=step.terminate)
+        case _:
+            _do_at_once(step, host)
+
+
+def _do_at_once(step: Step, host: Host) -> None:
+    match step:
+        case steps.Claim():
+            host.files.write_file(paths.machine_record(step.record.name), write_record(step.record))
+        case steps.ClaimNetwork():
+            host.files.write_file(paths.network_record(step.bridge), write_network(step.subnet))
+        case steps.PlaceTree():
+            host.pool.place(step.name)
+        case steps.RemoveTree():
+            host.pool.remove(step.path)
+        case steps.WriteFile():
+            host.files.write_file(step.path, step.text, mode=step.mode)
+        case steps.RemoveFile():
+            host.files.remove_file(step.path)
+        case steps.WriteGuestFile():
+            host.guests.write_file(host.pool.trees()[step.machine].path, step.path, step.text)
+        case steps.RemoveGuestFile():
+            host.guests.remove_file(host.pool.trees()[step.machine].path, step.path)
+        case steps.ReloadUnits():
+            host.units.reload()
+        case steps.ReloadNetworkd():
+            host.units.reload_networkd()
+        case steps.LoadNat():
+            _load_nat(host, drop=step.drop)
+        case steps.EnableUnit():
+            # systemd 252's machinectl enable forgets the target, without which nothing pulls the machine in.
+            host.units.enable([step.unit, "machines.target"] if step.unit == machine_unit(step.machine) else [step.unit])
+        case steps.DisableUnit():
+            host.units.disable([step.unit])
+        case steps.RemoveLink():
+            host.links.remove_link(step.link)
+        case _:
+            raise NotImplementedError(type(step).__name__)
+
+
+def _load_nat(host: Host, *, drop: bool) -> None:
+    if drop:
+        # "table" before "delete table": deleting one that is not there would be an error (nft(8)).
+        host.tools.run(["nft", "-f", "-"], input="table inet machctl\ndelete table inet machctl\n")
+    else:
+        host.tools.run(["nft", "-f", paths.NAT_FILE])

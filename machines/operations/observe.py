@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The host, looked at once: the snapshot that plans are made from."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Iterable
+
+from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
+from machines.host.interfaces import Host
+from machines.model.machine import Machine
+from machines.model.observed import Host as Observed
+from machines.model.observed import Record, Tree
+from machines.plan.check import TOOLS
+from machines.render import paths
+
+_PATTERNS = (
+    FLEET_FILE,
+    f"{FLEET_DIRECTORY}/*.toml",
+    f"{paths.NSPAWN_DIRECTORY}/*.nspawn",
+    f"{paths.UNIT_DIRECTORY}/machctl-port-*",
+    f"{paths.UNIT_DIRECTORY}/systemd-nspawn@*.service.d/50-machctl.conf",
+    f"{paths.NETWORK_DIRECTORY}/70-machctl-*",
+    f"{paths.NAT_DIRECTORY}/*.nft",
+    paths.NAT_FILE,
+)
+
+
+def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
+    """Look at everything a plan for ``machines`` can depend on."""
+    machines = list(machines)
+    trees = host.pool.trees()
+    tools = {*TOOLS, "mmdebstrap", "debootstrap"}
+    have = frozenset(tool for tool in tools if host.tools.which(tool))
+    booted = host.facts.booted()
+    states = host.units.states(["systemd-networkd.service", "machctl-*", "systemd-nspawn@*"]) if booted else {}
+    active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
+    sources = [bind.source for machine in machines for bind in machine.binds]
+    records, networks = _records(host)
+    return Observed(
+        euid=os.geteuid(),
+        booted=booted,
+        machined=host.facts.machined_state(),
+        networkd="systemd-networkd.service" in active,
+        ipv6_loopback=host.facts.ipv6_loopback(),
+        tools=have,
+        trees=trees,
+        running=host.running(),
+        enabled=host.facts.enabled_machines(),
+        active=active,
+        files=host.files.read_files(_PATTERNS),
+        guest_files=_guest_files(host, [machine for machine in machines if machine.name in trees], trees),
+        journals=host.facts.journal_links(),
+        links=host.facts.links(),
+        routes=host.facts.routes(),
+        listeners=host.facts.listeners(),
+        dns=host.facts.dns(),
+        nat_loaded="nft" in have and host.tools.run(["nft", "list", "table", "inet", "machctl"], check=False).returncode == 0,
+        free_bytes=host.pool.free_bytes(),
+        idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
+        missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
+        records=records,
+        networks=networks,
+    )
+
+
+def write_record(record: Record) -> str:
+    """Give the text of a machine's record."""
+    return json.dumps({"addresses": dict(record.addresses), "ports": list(record.ports)}, indent=1) + "\n"
+
+
+def write_network(subnet: str) -> str:
+    """Give the text of a bridge's record."""
+    return json.dumps({"subnet": subnet}, indent=1) + "\n"
+
+
+def _records(host: Host) -> tuple[dict[str, Record], dict[str, ipaddress.IPv4Network]]:
+    records, networks = {}, {}
+    for path, text in host.files.read_files([f"{paths.RECORD_DIRECTORY}/*.json"]).items():
+        name = os.path.basename(path).removesuffix(".json")
+        content = json.loads(text)
+        records[name] = Record(name, content["addresses"], tuple(content["ports"]))
+    for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items():
+        networks[os.path.basename(path).removesuffix(".json")] = ipaddress.IPv4Network(json.loads(text)["subnet"])
+    return records, networks
+
+
+def _guest_files(host: Host, machines: list[Machine], trees: dict[str, Tree]) -> dict[tuple[str, str], str]:
+    found = {}
+    for machine in machines:
+        tree = trees[machine.name]
+        if tree.kind == "raw":
+            continue
+        for index in range(max(len(machine.bridges), 4)):
+            path = paths.guest_network_file(f"host{index}")
+            text = host.guests.read_file(tree.path, path)
+            if text is not None:
+                found[machine.name, path] = text
+    return found

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All that can be known to go wrong before the first change, found at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from machines.declare.fleet import own_file
+from machines.errors import Conflict, MachctlError, NotFound, NotPermitted, Unsupported
+from machines.model.machine import Machine, Publish
+from machines.model.observed import Host
+from machines.render import paths
+
+# A minbase tree with what a machine needs takes 250 MB; the tools keep the packages beside it while they work.
+FREE_BYTES_MIN = 600 * 1024 * 1024
+TOOLS = {
+    "systemd-nspawn": "systemd-container",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+}
+
+
+def check_host(host: Host, *, verb: str) -> list[MachctlError]:
+    """Give what keeps machctl from changing anything on this host."""
+    if host.euid != 0:
+        return [NotPermitted(f"{verb} needs root", hint=f"run it again with sudo: sudo machctl {verb} ...")]
+    if not host.booted:
+        return [
+            Unsupported(
+                "systemd is not PID 1 on this host, and machines are its units",
+                hint="run machctl on a host that was booted with systemd",
+            )
+        ]
+    if host.machined:
+        return [_machined(host.machined)]
+    return []
+
+
+def _machined(state: str) -> MachctlError:
+    if state == "masked":
+        return Unsupported("systemd-machined is masked", hint="systemctl unmask --now systemd-machined.service")
+    if state == "not-found":
+        return Unsupported("this host has no systemd-machined", hint="apt install systemd-container")
+    return Unsupported(f"systemd-machined is {state}", hint="systemctl status systemd-machined.service says why")
+
+
+def check_new(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+    """Give what stands in the way of making ``machine`` on this host, that is not there yet."""
+    errors = check_host(host, verb="create")
+    if errors:
+        return errors
+    errors += _name_taken(machine.name, host, declared)
+    errors += check_machine(machine, host, declared)
+    errors += _bootstrap(machine, host)
+    return errors
+
+
+def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+    """Give what of ``machine``'s declaration this host cannot fulfil."""
+    errors: list[MachctlError] = [
+        Unsupported(f"{tool} is not installed", hint=f"apt install {package}")
+        for tool, package in TOOLS.items()
+        if tool not in host.tools
+    ]
+    for bridge in machine.bridges:
+        link = host.links.get(bridge)
+        if link and link.kind != "bridge":
+            errors.append(
+                Conflict(f"{bridge} is not a bridge, it is {_article(link.kind)}", hint="give --bridge another name")
+            )
+    for bind in machine.binds:
+        if bind.source in host.missing_binds:
+            errors.append(
+                NotFound(f"bind {bind}: the host has no {bind.source}", hint=f"make it first: mkdir -p {bind.source}")
+            )
+    for port in machine.publish:
+        problem = _port_taken(machine.name, port, host, declared)
+        if problem:
+            errors.append(problem)
+    return errors
+
+
+def _name_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+    suggestion = next(
+        f"{name}{number}" for number in range(2, 10000) if f"{name}{number}" not in {*host.trees, *declared, *host.running}
+    )
+    hint = f"choose another name, such as {suggestion}, or remove it first: machctl rm {name}"
+    if name in declared:
+        if name not in host.trees:
+            return [
+                Conflict(
+                    f"machine {name} is declared in {declared[name].origin} already, without a tree",
+                    hint=f"make it with: machctl apply {name}; or forget it: machctl rm {name}",
+                )
+            ]
+        return [Conflict(f"machine {name} exists already (declared in {declared[name].origin})", hint=hint)]
+    if name in host.trees:
+        return [Conflict(f"machine {name} exists already: {host.trees[name].path}", hint=hint)]
+    if name in host.running:
+        return [Conflict(f"a machine {name} is running already", hint=f"choose another name, such as {suggestion}")]
+    settings = paths.settings_file(name)
+    text = host.files.get(settings)
+    if text is not None and paths.owner(text) is None:
+        return [
+            Conflict(
+                f"{settings} is there already and machctl did not write it",
+                hint=f"move it away, or choose another name, such as {suggestion}",
+            )
+        ]
+    if own_file(name) in host.files:
+        return [Conflict(f"{own_file(name)} is there already", hint="correct or remove that file")]
+    return []
+
+
+def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Machine]) -> MachctlError | None:
+    free = f"publish another port of the host: --publish {{}}:{port.guest}"
+    for other in declared.values():
+        if other.name != name and any(port.collides(theirs) for theirs in other.publish):
+            return Conflict(
+                f"port {port.host} belongs to machine {other.name}", hint=free.format(_free_port(port.host, host, declared))
+            )
+    for record in host.records.values():
+        if record.name != name and str(port.host) in record.ports:
+            return Conflict(
+                f"port {port.host} belongs to machine {record.name}, which is being made",
+                hint=free.format(_free_port(port.host, host, declared)),
+            )
+    if name in host.running:
+        # What listens there is the machine's own socket unit.
+        return None
+    for listener in host.listeners:
+        if listener.port == port.host and (
+            port.address is None or listener.address in {"0.0.0.0", "::", port.address}
+        ):
+            return Conflict(
+                f"port {port.host} is taken: a process of this host listens on it",
+                hint=f"ss -ltnp 'sport = {port.host}' names it; or "
+                + free.format(_free_port(port.host, host, declared)),
+            )
+    return None
+
+
+def _free_port(near: int, host: Host, declared: Mapping[str, Machine]) -> int:
+    taken = {listener.port for listener in host.listeners}
+    taken |= {port.host for machine in declared.values() for port in machine.publish}
+    return next((port for port in range(near + 1, 65536) if port not in taken), 1024)
+
+
+def _bootstrap(machine: Machine, host: Host) -> list[MachctlError]:
+    errors: list[MachctlError] = []
+    tools = ("mmdebstrap", "debootstrap") if machine.bootstrapper == "auto" else (machine.bootstrapper,)
+    if not any(tool in host.tools for tool in tools):
+        errors.append(Unsupported(f"{' or '.join(tools)} is not installed", hint=f"apt install {tools[0]}"))
+    if host.free_bytes < FREE_BYTES_MIN:
+        errors.append(
+            MachctlError(
+                f"{host.pool} has {host.free_bytes // 2**20} MB free; a new tree needs {FREE_BYTES_MIN // 2**20} MB",
+                hint="make room there, for example with: machctl rm",
+            )
+        )
+    return errors
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind or 'physical'} link"

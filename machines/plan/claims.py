@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Claims come first in a plan, and the next plan is made as if they were done."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+
+from machines.model.observed import Host
+from machines.plan import steps
+from machines.plan.steps import Plan
+
+
+def split_claims(plan: Plan) -> tuple[Plan, Plan]:
+    """Give the claims of a plan and the rest of it."""
+    claims = [step for step in plan if isinstance(step, (steps.Claim, steps.ClaimNetwork))]
+    return claims, [step for step in plan if step not in claims]
+
+
+def with_claims(host: Host, claims: Plan) -> Host:
+    """Give ``host`` as it is once the claims are recorded."""
+    records, networks = dict(host.records), dict(host.networks)
+    for step in claims:
+        if isinstance(step, steps.Claim):
+            records[step.record.name] = step.record
+        elif isinstance(step, steps.ClaimNetwork):
+            networks[step.bridge] = ipaddress.IPv4Network(step.subnet)
+    return dataclasses.replace(host, records=records, networks=networks)

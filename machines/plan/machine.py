@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The plan that makes one machine what it is declared to be."""
+
+from __future__ import annotations
+
+import difflib
+
+from machines.errors import Conflict
+from machines.model.machine import Machine
+from machines.model.names import bridge_unit, machine_unit
+from machines.model.observed import Host, Record
+from machines.plan import steps
+from machines.plan.place import place
+from machines.plan.steps import Plan
+from machines.render import paths
+from machines.render.files import Placement, render_bridge, render_guest, render_machine
+
+NEW = "declared and not there yet"
+DIFFERS = "differs from what is declared"
+STALE = "no longer declared"
+
+
+def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None) -> Plan:
+    """Give the steps from ``host`` to ``machine``: none where it is as declared.
+
+    ``declaration`` is the text of the machine's own declaration file, where machctl has to write that as well.
+    Raises Conflict for a file in the way that machctl did not write.
+    """
+    placement = place(machine, host)
+    guest = render_guest(machine, placement)
+    plan: Plan = _claims(machine, host, placement)
+    missing = machine.name not in host.trees
+    if missing:
+        plan.append(steps.MakeTree(reason=NEW, machine=machine.name, declared=machine, guest_files=guest))
+    if declaration is not None and host.files.get(machine.origin) != declaration:
+        plan.append(
+            _write(machine.origin, declaration, host, machine=machine.name)
+        )
+    wanted = render_machine(machine, placement)
+    for network in placement.networks.values():
+        wanted |= render_bridge(network, networkd=host.networkd, dns=host.dns)
+    writes = _writes(wanted, host, machine=machine.name)
+    removals = [
+        steps.RemoveFile(reason=STALE, machine=machine.name, path=path)
+        for path, text in host.files.items()
+        if path not in wanted and paths.owner(text) == ("machine", machine.name)
+    ]
+    plan += writes
+    plan += removals
+    if missing:
+        plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name))
+    else:
+        plan += _guest(machine, guest, host)
+    plan += _settle([*writes, *removals], machine, host, placement)
+    plan += _autostart(machine, host)
+    return plan
+
+
+def _claims(machine: Machine, host: Host, placement: Placement) -> Plan:
+    plan: Plan = []
+    for bridge, network in placement.networks.items():
+        if bridge not in host.networks:
+            plan.append(
+                steps.ClaimNetwork(
+                    reason=f"there is no bridge {bridge} yet",
+                    machine=machine.name,
+                    bridge=bridge,
+                    subnet=str(network.subnet),
+                )
+            )
+    record = Record(
+        machine.name, dict(placement.addresses), tuple(sorted({str(port.host) for port in machine.publish}))
+    )
+    if host.records.get(machine.name) != record:
+        reason = DIFFERS if machine.name in host.records else NEW
+        plan.append(steps.Claim(reason=reason, machine=machine.name, record=record))
+    return plan
+
+
+def _writes(wanted: dict[str, str], host: Host, *, machine: str) -> Plan:
+    foreign = [path for path in wanted if path in host.files and paths.owner(host.files[path]) is None]
+    if foreign:
+        raise Conflict(
+            f"{foreign[0]} is there already and machctl did not write it",
+            hint="move it away, then run the same command again",
+        )
+    return [_write(path, text, host, machine=machine) for path, text in wanted.items() if host.files.get(path) != text]
+
+
+def _write(path: str, text: str, host: Host, *, machine: str) -> steps.WriteFile:
+    old = host.files.get(path)
+    if old is None:
+        return steps.WriteFile(reason=NEW, machine=machine, path=path, text=text)
+    return steps.WriteFile(reason=DIFFERS, machine=machine, path=path, text=text, detail=_difference(old, text))
+
+
+def _difference(old: str, new: str) -> str:
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
+    return "\n".join(line for line in lines if line[:3] not in {"---", "+++"} and not line.startswith("@@"))
+
+
+def _guest(machine: Machine, wanted: dict[str, str], host: Host) -> Plan:
+    plan: Plan = []
+    for path, text in wanted.items():
+        old = host.guest_files.get((machine.name, path))
+        if old != text:
+            plan.append(
+                steps.WriteGuestFile(
+                    reason=NEW if old is None else DIFFERS,
+                    machine=machine.name,
+                    path=path,
+                    text=text,
+                    detail="" if old is None else _difference(old, text),
+                )
+            )
+    for (name, path), text in host.guest_files.items():
+        if name == machine.name and path not in wanted and paths.owner(text) == ("machine", name):
+            plan.append(steps.RemoveGuestFile(reason=STALE, machine=name, path=path))
+    return plan
+
+
+def _settle(changes: Plan, machine: Machine, host: Host, placement: Placement) -> Plan:
+    """What has to be told of the files that changed, and what of the networks is not in the kernel."""
+    changed = [step.path for step in changes if isinstance(step, (steps.WriteFile, steps.RemoveFile))]
+    plan: Plan = []
+    bridges = [bridge for bridge in placement.networks if any(f"70-machctl-{bridge}." in path for path in changed)]
+    if bridges and host.networkd:
+        plan.append(steps.ReloadNetworkd(reason=f"files of bridge {', '.join(bridges)} changed", machine=machine.name))
+    if any(path.startswith(paths.UNIT_DIRECTORY) for path in changed):
+        plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
+    for bridge in placement.networks:
+        unit = bridge_unit(bridge)
+        if bridge not in host.links or unit not in host.active:
+            reason = f"bridge {bridge} is not up" if bridge not in host.links else f"{unit} is not active"
+            plan.append(
+                steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=unit in host.active)
+            )
+    if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
+        plan.append(steps.LoadNat(reason="its files changed", machine=machine.name))
+    elif placement.networks and not host.nat_loaded:
+        plan.append(steps.LoadNat(reason="it is not loaded", machine=machine.name))
+    if machine.name in host.running:
+        plan += _sockets(changes, machine)
+    return plan
+
+
+def _sockets(changes: Plan, machine: Machine) -> Plan:
+    """Published ports of a running machine follow at once: their sockets are no part of the machine itself."""
+    plan: Plan = []
+    for step in changes:
+        if isinstance(step, (steps.WriteFile, steps.RemoveFile)) and step.path.endswith(".socket"):
+            unit = step.path.rsplit("/", 1)[1]
+            if isinstance(step, steps.WriteFile):
+                plan.append(steps.StartUnit(reason="its port is published", machine=machine.name, unit=unit, restart=True))
+            else:
+                plan.insert(0, steps.StopUnit(reason=STALE, machine=machine.name, unit=unit))
+    return plan
+
+
+def _autostart(machine: Machine, host: Host) -> Plan:
+    unit = machine_unit(machine.name)
+    enabled = host.enabled.get(machine.name, False)
+    if machine.autostart and not enabled:
+        return [steps.EnableUnit(reason="autostart is on", machine=machine.name, unit=unit)]
+    if not machine.autostart and enabled:
+        return [steps.DisableUnit(reason="autostart is off", machine=machine.name, unit=unit)]
+    return []
+
+
+def restart_note(plan: Plan, host: Host) -> list[str]:
+    """Name the running machines whose changed settings count from their next start on."""
+    late = (paths.NSPAWN_DIRECTORY,)
+    return sorted(
+        {
+            step.machine
+            for step in plan
+            if step.machine in host.running
+            and (
+                isinstance(step, (steps.WriteGuestFile, steps.RemoveGuestFile))
+                or (isinstance(step, steps.WriteFile) and step.path.startswith(late))
+            )
+        }
+    )

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where what machctl writes lies on the host, and whose each file is."""
+
+from __future__ import annotations
+
+import re
+
+from machines.model.machine import Publish
+
+NSPAWN_DIRECTORY = "/etc/systemd/nspawn"
+UNIT_DIRECTORY = "/etc/systemd/system"
+NETWORK_DIRECTORY = "/etc/systemd/network"
+STATE_DIRECTORY = "/var/lib/machctl"
+NAT_DIRECTORY = f"{STATE_DIRECTORY}/nat"
+NAT_FILE = f"{STATE_DIRECTORY}/nat.nft"
+RECORD_DIRECTORY = f"{STATE_DIRECTORY}/machines"
+NETWORK_RECORD_DIRECTORY = f"{STATE_DIRECTORY}/networks"
+LOG_DIRECTORY = "/var/log/machctl"
+
+_HEADER = re.compile(r"# machctl: (machine|bridge|fleet) (\S+)")
+
+
+def settings_file(name: str) -> str:
+    """The only trusted place for a machine's settings (systemd.nspawn(5))."""
+    return f"{NSPAWN_DIRECTORY}/{name}.nspawn"
+
+
+def dropin_directory(name: str) -> str:
+    """Where drop-ins of a machine's unit lie (systemd.unit(5))."""
+    return f"{UNIT_DIRECTORY}/systemd-nspawn@{name}.service.d"
+
+
+def dropin_file(name: str) -> str:
+    """The drop-in with a machine's limits and ordering."""
+    return f"{dropin_directory(name)}/50-machctl.conf"
+
+
+def port_unit(name: str, port: Publish, suffix: str) -> str:
+    """The unit that listens on a published port (``socket``) or passes its connections on (``service``)."""
+    address = "-" + port.address.replace(":", "_") if port.address else ""
+    return f"machctl-port-{name}-{port.host}{address}.{suffix}"
+
+
+def network_record(bridge: str) -> str:
+    """The record of a bridge that machctl made."""
+    return f"{NETWORK_RECORD_DIRECTORY}/{bridge}.json"
+
+
+def machine_record(name: str) -> str:
+    """The record of what a machine was given."""
+    return f"{RECORD_DIRECTORY}/{name}.json"
+
+
+def guest_network_file(link: str) -> str:
+    """The file in a machine's tree that configures one of its links."""
+    return f"/etc/systemd/network/10-machctl-{link}.network"
+
+
+def machine_header(name: str, origin: str) -> str:
+    """The first line of every file that is rendered for a machine."""
+    return f"# machctl: machine {name}, declared in {origin}; edit that and run: machctl apply {name}"
+
+
+def bridge_header(bridge: str) -> str:
+    """The first line of every file that is rendered for a bridge."""
+    return f"# machctl: bridge {bridge}, made for the machines that are on it; gone with the last of them"
+
+
+def owner(text: str) -> tuple[str, str] | None:
+    """Tell whose a file is by its first line, as ("machine"|"bridge"|"fleet", name); None if machctl did not write it."""
+    match = _HEADER.match(text)
+    return (match[1], match[2].rstrip(",;")) if match else None
