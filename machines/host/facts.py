@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import ipaddress
 import os
@@ -146,3 +147,11 @@ def sysctl(name: str) -> int | None:
     """Give a number from /proc/sys, None where the kernel has no such key."""
     text = read_text(f"/proc/sys/{name.replace('.', '/')}")
     return int(text.split()[0]) if text and text.split() else None
+
+
+def set_sysctl(name: str, value: int) -> None:
+    """Set a number in /proc/sys where it is another; a read-only one is left (doctor names it)."""
+    if sysctl(name) == value:
+        return
+    with contextlib.suppress(OSError), open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(str(value))

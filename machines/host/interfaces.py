@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Protocol
+from socket import socket
+from typing import NoReturn, Protocol
 
 from machines.model.observed import Link, Listener, Tree
 
@@ -47,6 +48,19 @@ class Bootstrapper(Protocol):
         ...
 
 
+class Registered(Protocol):
+    """A running machine in machined's books."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def class_(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def leader(self) -> int: ...
+
+
 class Files(Protocol):
     """machines.host.files"""
 
@@ -61,6 +75,7 @@ class Files(Protocol):
 class Guests(Protocol):
     """machines.host.guest"""
 
+    def open_in_root(self, root: str, path: str, *, flags: int = 0) -> int: ...
     def read_file(self, root: str, path: str) -> str | None: ...
     def write_file(self, root: str, path: str, text: str, *, mode: int = 0o644) -> None: ...
     def link(self, root: str, path: str, target: str) -> None: ...
@@ -95,6 +110,7 @@ class Facts(Protocol):
     def enabled_machines(self) -> dict[str, bool]: ...
     def journal_links(self) -> dict[str, str]: ...
     def sysctl(self, name: str) -> int | None: ...
+    def set_sysctl(self, name: str, value: int) -> None: ...
 
 
 class Links(Protocol):
@@ -102,9 +118,8 @@ class Links(Protocol):
 
     def make_bridge(self, name: str, address: str, prefix_length: int) -> None: ...
     def remove_link(self, name: str) -> None: ...
-    def wait_until(
-        self, found: Callable[[], bool], *, timeout: float, what: str, namespace: str | None = None
-    ) -> None: ...
+    def notifications(self, namespace: str | None) -> socket: ...
+    def wait_until(self, found: Callable[[], bool], *, timeout: float, what: str) -> None: ...
 
 
 class Completed(Protocol):
@@ -120,6 +135,7 @@ class Tools(Protocol):
 
     def run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Completed: ...
     def which(self, tool: str) -> str | None: ...
+    def replace(self, argv: Sequence[str]) -> NoReturn: ...
 
 
 class Units(Protocol):
@@ -127,6 +143,10 @@ class Units(Protocol):
 
     def states(self, patterns: Sequence[str]) -> dict[str, str]:
         """Give the active state of every loaded unit that matches one of the patterns."""
+        ...
+
+    def usage(self, unit: str) -> dict[str, object]:
+        """Give what a unit uses: since (ISO 8601), memory and memory_max (bytes), cpu_seconds, tasks, result."""
         ...
 
     def enable(self, units: Sequence[str]) -> None: ...
@@ -178,8 +198,20 @@ class Host(Protocol):
     @property
     def machines(self) -> Machines: ...
 
+    def registered(self) -> dict[str, Registered]:
+        """Give the running machines as machined registered them, by name."""
+        ...
+
     def running(self) -> dict[str, str]:
         """Give the running machines: name to unit."""
+        ...
+
+    def addresses(self, leader: int) -> tuple[str, ...]:
+        """Give the addresses of the machine that process ``leader`` leads, the global ones."""
+        ...
+
+    def os_release(self, *, leader: int | None, tree: str | None) -> dict[str, str]:
+        """Give os-release(5) of a running machine or of a tree; empty where it cannot be read."""
         ...
 
     def bootstrapper(self, preference: str) -> Bootstrapper:

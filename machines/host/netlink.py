@@ -56,26 +56,26 @@ def remove_link(name: str) -> None:
             ) from error
 
 
-def wait_until(found: Callable[[], bool], *, timeout: float, what: str, namespace: str | None = None) -> None:
-    """Wait for ``found`` to hold, asking again at every change of a link or an address.
+def wait_until(found: Callable[[], bool], *, timeout: float, what: str) -> None:
+    """Wait for ``found`` to hold, asking again at every change of a link or an address of the host.
 
-    ``namespace`` is the path of a network namespace other than one's own. Raises TimedOut after ``timeout`` seconds.
+    Raises TimedOut after ``timeout`` seconds.
     """
     if found():
         return
-    with _notifications(namespace) as notifications:
+    with notifications(None) as changes:
         deadline = time.monotonic() + timeout
         # Asked again now that changes are being listened to: one may have come in between.
         while not found():
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([notifications], [], [], left)[0]:
+            if left <= 0 or not select.select([changes], [], [], left)[0]:
                 raise TimedOut(f"{what} did not come within {timeout:g} seconds")
             # ENOBUFS: notifications were lost, which is one more reason to ask again (netlink(7)).
             with contextlib.suppress(OSError):
-                notifications.recv(65536)
+                changes.recv(65536)
 
 
-def _notifications(namespace: str | None) -> socket.socket:
+def notifications(namespace: str | None) -> socket.socket:
     """Give a socket that becomes readable when a link or address of a namespace changes.
 
     What changed is not read, so it needs none of pyroute2, which takes longer to import than most machines take to
@@ -87,9 +87,9 @@ def _notifications(namespace: str | None) -> socket.socket:
         try:
             if namespace is not None:
                 _enter(namespace)
-            notifications = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            notifications.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
-            opened.append(notifications)
+            changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            changes.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+            opened.append(changes)
         except OSError as error:
             opened.append(error)
 

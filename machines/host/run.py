@@ -72,7 +72,7 @@ class Completed:
 
 
 def environment(extra: Mapping[str, str] | None = None, *, locale: str = "C.UTF-8") -> dict[str, str]:
-    """Give the environment of every child: a fixed PATH and locale, HOME, TERM, the proxies, and ``extra``."""
+    """Give the environment of a child: a fixed PATH and locale, HOME, TERM, the proxies, and ``extra``."""
     names = [*PROXIES, *(name.upper() for name in PROXIES)]
     return {
         "PATH": PATH,
@@ -107,7 +107,7 @@ def not_found(tool: str) -> Unsupported:
 
 
 def last_line(text: str) -> str:
-    """Give the last line of ``text`` that is not blank, without the space around it; empty if there is none."""
+    """Give the last line of ``text`` that is not blank, without the space around it; or nothing."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
@@ -122,16 +122,17 @@ def ending(returncode: int) -> str:
 
 
 def failed(argv: Sequence[str], returncode: int, stderr: str) -> CommandFailed:
-    """Give the error of a child that failed: its last line as the message, the command to paste as the hint."""
+    """Give the error of a child that failed: its last line as the message, the command as the hint."""
     message = f"{os.path.basename(argv[0])} {ending(returncode)}"
     said = last_line(stderr)
-    return CommandFailed(f"{message}: {said}" if said else message, hint=f"the command was: {shlex.join(argv)}")
+    hint = f"the command was: {shlex.join(argv)}"
+    return CommandFailed(f"{message}: {said}" if said else message, hint=hint)
 
 
 def run(
     argv: Sequence[str],
     *,
-    input: str | None = None,  # noqa: A002  the name that subprocess.run has
+    input: str | None = None,
     check: bool = True,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
@@ -170,7 +171,7 @@ def run(
 
 
 def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> NoReturn:
-    """Become the tool ``argv`` names (execve(2)), with the environment of ``run``, stdin and all.
+    """Become the tool that ``argv`` names (execve(2)), with the environment of ``run`` and our own stdio.
 
     Raises Unsupported where the tool is not installed.
     """
@@ -179,7 +180,7 @@ def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> NoR
         raise not_found(argv[0])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python ignores SIGPIPE and execve(2) hands that down: the tool would not end with the pager it writes to.
+    # Python ignores SIGPIPE and execve(2) hands that down: the tool would outlive the pager it writes to.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execve(path, list(argv), environment(env))
@@ -216,8 +217,8 @@ async def stream(
 
     ``contained`` puts it into a mount and a PID namespace of its own that die with it and with this process;
     this takes root. ``extra_fd3`` joins its file descriptor 3 to the output. On cancellation the child gets
-    SIGINT, GRACE seconds later SIGKILL; nothing of a contained child outlives this call. To be awaited in
-    the main thread: the kernel ties the parent-death signal to the thread that forked (PR_SET_PDEATHSIG(2const)).
+    SIGINT, GRACE seconds later SIGKILL; nothing of a contained child outlives this call. To be awaited in the
+    main thread: the parent-death signal is tied to the thread that forked (PR_SET_PDEATHSIG in prctl(2)).
     Raises Unsupported where a tool is not installed. See unshare(1), setpriv(1), pid_namespaces(7).
     """
     import asyncio
@@ -233,7 +234,8 @@ async def stream(
         record.flush()
         process = await asyncio.create_subprocess_exec(
             *(CONTAINED if contained else ()), *command,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             start_new_session=True, umask=0o022, env=environment(env, locale="C"),
         )  # fmt: skip
         try:
@@ -281,8 +283,8 @@ async def _drain(process: Process) -> None:
 def _kill(process: Process, *, contained: bool) -> None:
     """SIGKILL what runs.
 
-    Of a contained child the first process of its namespace: the kernel reports its end to unshare(1) only when
-    all others in there are gone too, so that whoever waits for unshare knows that nothing is left.
+    Of a contained child the first process of its namespace: the kernel reports its end to unshare(1) only
+    when all others in there are gone too, so that whoever waits for unshare knows that nothing is left.
     """
     inner = _children(process.pid) if contained else []
     for pid in inner:

@@ -176,6 +176,11 @@ def observe_host(host: Host) -> Observed:
     return Observed(euid=os.geteuid(), booted=host.facts.booted(), machined=host.facts.machined_state())
 
 
+def observe_running(host: Host) -> Observed:
+    """Look only at what runs."""
+    return Observed(running=host.running())
+
+
 async def for_each(
     names: Iterable[str], act: Callable[[str], Awaitable[object]]
 ) -> dict[str, MachctlError]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from machines.errors import CommandFailed, NotFound, NotRunning
+from machines.errors import CommandFailed, NotFound, NotRunning, TimedOut
 from machines.host.interfaces import Host
 from machines.model.names import machine_unit
 
@@ -52,3 +52,45 @@ def _last_words(unit: str, host: Host) -> str:
         check=False,
     )
     return next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "")
+
+
+async def stop_in_time(name: str, host: Host, *, terminate: bool, timeout: float) -> None:
+    """Stop a machine within ``timeout`` seconds. Raises TimedOut for one that does not listen, and leaves it running."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(timeout):
+            await stop_machine(name, host, terminate=terminate)
+    except TimeoutError:
+        raise TimedOut(
+            f"machine {name} was told to power off and is still running after {timeout:g} seconds",
+            hint=f"machctl logs {name} says what it is doing; machctl stop --force {name} ends it the hard way",
+        ) from None
+
+
+async def wait_for_address(name: str, host: Host) -> None:
+    """Wait until a running machine has a global address. Raises NotRunning; the caller owns the time limit."""
+    import asyncio
+    import contextlib
+
+    entry = host.registered().get(name)
+    if entry is None:
+        raise NotRunning(f"machine {name} is not running", hint=f"machctl start {name}")
+    if host.addresses(entry.leader):
+        return
+    with host.links.notifications(f"/proc/{entry.leader}/ns/net") as notifications:
+        changed = asyncio.Event()
+
+        def drain() -> None:
+            with contextlib.suppress(OSError):
+                notifications.recv(65536)
+            changed.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(notifications, drain)
+        try:
+            while not host.addresses(entry.leader):
+                await changed.wait()
+                changed.clear()
+        finally:
+            loop.remove_reader(notifications)

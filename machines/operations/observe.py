@@ -38,7 +38,6 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
     states = host.units.states(["systemd-networkd.service", "machctl-*", "systemd-nspawn@*"]) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
     sources = [bind.source for machine in machines for bind in machine.binds]
-    records, networks = _records(host)
     return Observed(
         euid=os.geteuid(),
         booted=booted,
@@ -61,8 +60,8 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         free_bytes=host.pool.free_bytes(),
         idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
-        records=records,
-        networks=networks,
+        records=_read_records(host),
+        networks=read_networks(host),
     )
 
 
@@ -76,15 +75,21 @@ def write_network(subnet: str) -> str:
     return json.dumps({"subnet": subnet}, indent=1) + "\n"
 
 
-def _records(host: Host) -> tuple[dict[str, Record], dict[str, ipaddress.IPv4Network]]:
-    records, networks = {}, {}
+def read_networks(host: Host) -> dict[str, ipaddress.IPv4Network]:
+    """Give the bridges that machctl made and their subnets."""
+    return {
+        os.path.basename(path).removesuffix(".json"): ipaddress.IPv4Network(json.loads(text)["subnet"])
+        for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items()
+    }
+
+
+def _read_records(host: Host) -> dict[str, Record]:
+    records = {}
     for path, text in host.files.read_files([f"{paths.RECORD_DIRECTORY}/*.json"]).items():
         name = os.path.basename(path).removesuffix(".json")
         content = json.loads(text)
         records[name] = Record(name, content["addresses"], tuple(content["ports"]))
-    for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items():
-        networks[os.path.basename(path).removesuffix(".json")] = ipaddress.IPv4Network(json.loads(text)["subnet"])
-    return records, networks
+    return records
 
 
 def _guest_files(host: Host, machines: list[Machine], trees: dict[str, Tree]) -> dict[tuple[str, str], str]:

@@ -15,7 +15,7 @@ from machines.host.interfaces import BootstrapRequest
 class Cause:
     """A pattern that gives a cause away, the cause in words and its remedy.
 
-    ``{0}`` is the first group of the pattern that matched, ``{suite}``, ``{mirror}`` and ``{target}`` are the request's.
+    ``{0}`` is the first group of the pattern that matched, the other fields come from the request.
     """
 
     pattern: re.Pattern[str]
@@ -31,6 +31,8 @@ _KEYRING = "install the distribution's current keyring package, or name the righ
 _NETWORK = "check the network, the proxy settings and the mirror's address"
 _SUITE = "check the spelling of the suite, and that the mirror carries it"
 
+_UNKNOWN_PACKAGE = "unknown package in {suite}: {0}"
+
 CAUSES = (
     _cause(
         r"No space left on device|not enough free (?:disk )?space|Disk quota exceeded",
@@ -42,6 +44,11 @@ CAUSES = (
         r"mounted with noexec or nodev",
         "{target} is mounted read-only, noexec or nodev",
         "choose a place that is mounted with exec and dev",
+    ),
+    _cause(
+        r"Failed to fetch (\S+ +(?:40[0-35-9]|4[1-9]\d|5\d\d) .*?)(?: \[IP.*)?$",
+        "the mirror refuses what is asked of it: {0}",
+        "check the mirror's address",
     ),
     _cause(
         r"(?:NO_PUBKEY|unknown key \(key id|Missing key) ?([0-9A-F]{8,})",
@@ -70,7 +77,7 @@ CAUSES = (
     ),
     _cause(
         r"(?:Could not resolve|Temporary failure resolving|Name or service not known|"
-        r"unable to resolve host address)[ :]*[‘'\"]?([\w.-]*)",
+        r"unable to resolve host address)[ :]*\W?([\w.-]*)",
         "the mirror's name cannot be resolved: {0}",
         _NETWORK,
     ),
@@ -86,7 +93,8 @@ CAUSES = (
         "install ca-certificates and check the host's clock",
     ),
     _cause(
-        r"does not have a Release file|No such script: .*|Unable to find .*Release file|Invalid Release file, no entry",
+        r"does not have a Release file|No such script: |Unable to find .*Release file|"
+        r"Invalid Release file, no entry",
         "the suite {suite} is not known at {mirror}",
         _SUITE,
     ),
@@ -96,13 +104,13 @@ CAUSES = (
         "the mirror cannot be reached, or it has no such suite",
     ),
     _cause(
-        r"(?:Unable to locate package|Couldn't find these debs:|Couldn't find any package by [^']*') ?([^']+)",
-        "unknown package in {suite}: {0}",
+        r"(?:Unable to locate package|Couldn't find these debs:|Couldn't find any package by \S+) ?'?([^']+)",
+        _UNKNOWN_PACKAGE,
         "check the spelling of the package names",
     ),
     _cause(
         r"Package '?([^\s']+)'? has no installation candidate",
-        "unknown package in {suite}: {0}",
+        _UNKNOWN_PACKAGE,
         "check the spelling of the package names",
     ),
     _cause(
@@ -115,14 +123,15 @@ CAUSES = (
 """In the order of asking: a full disk or a refused key makes errors of the later kinds as well."""
 
 # Lines by which a tool only says that something it called has failed.
-_ECHO = re.compile(r"E: .* failed$|E: (?:run_chroot|setup|cleanup) failed|W: |I: |^\s*at /usr/bin/mmdebstrap|^$")
+_ECHO = re.compile(r"^E: .* failed(?: to run)?$|^[WIN]: |^\+ |^$")
 
 
 def explain(lines: Sequence[str], request: BootstrapRequest, *, tool: str) -> CommandFailed:
-    """Give the error for a ``tool`` that failed and printed ``lines`` last: its cause, remedy and the log's path."""
+    """Give the error for a ``tool`` that failed with ``lines`` last: its cause, remedy and the log's path."""
     message, remedy = _diagnose(lines, request)
-    hint = f"{remedy}; the full log is {request.log}" if remedy else f"the full log is {request.log}"
-    return CommandFailed(f"{tool} could not make a {request.distribution} {request.suite} tree: {message}", hint=hint)
+    wanted = f"{request.distribution} {request.suite}"
+    hint = "; ".join(filter(None, (remedy, f"the full log is {request.log}")))
+    return CommandFailed(f"{tool} could not make a tree of {wanted}: {message}", hint=hint)
 
 
 def _diagnose(lines: Sequence[str], request: BootstrapRequest) -> tuple[str, str]:
@@ -132,10 +141,11 @@ def _diagnose(lines: Sequence[str], request: BootstrapRequest) -> tuple[str, str
         "target": str(request.target.parent),
     }
     for cause in CAUSES:
-        for line in lines:
-            if found := cause.pattern.search(line):
-                first = next((group for group in found.groups() if group), "").strip(" .")
-                return cause.message.format(first, **words), cause.remedy
-    said = [line.strip() for line in lines if not _ECHO.search(line)]
-    errors = [line for line in said if re.match(r"E: |dpkg: error|.*\berror\b", line)]
-    return ((errors or said or ["it printed nothing"])[-1].removeprefix("E: "), "")
+        if matches := [found for line in lines if (found := cause.pattern.search(line))]:
+            # Several packages may be unknown; of any other cause the first line is the one that says it best.
+            said = [next((group for group in found.groups() if group), "").strip(" .") for found in matches]
+            named = dict.fromkeys(said if cause.message == _UNKNOWN_PACKAGE else said[:1])
+            return cause.message.format(", ".join(named), **words), cause.remedy
+    other = [line.strip() for line in lines if not _ECHO.search(line)]
+    errors = [line for line in other if re.match(r"E: |dpkg: error|.*\berror\b", line)]
+    return ((errors or other or ["it printed nothing"])[-1].removeprefix("E: "), "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What both Debian bootstrappers need: checked requests, the keyring that counts, and a clean tree at the end."""
+"""What both Debian bootstrappers need: checked requests, the keyring that counts, a clean tree at the end."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LEFTOVERS = (
     "var/cache/ldconfig/aux-cache", "var/lib/apt/lists/*", "var/lib/apt/lists/partial/*",
     "var/log/alternatives.log", "var/log/apt/*", "var/log/bootstrap.log", "var/log/dpkg.log",
 )  # fmt: skip
-# Debian Policy 9.1.4 lets packages count on /run/lock; apt makes the others with owners of its own.
+# /var/lock leads to run/lock (Debian Policy 9.1.4); apt gives the others owners of their own.
 _KEPT = frozenset({"run/lock", "var/lib/apt/lists/lock", "var/lib/apt/lists/partial"})
 
 
 def check(request: BootstrapRequest) -> None:
-    """Raise InvalidValue where a word of ``request`` would be syntax to a tool, Conflict for a target in use."""
+    """Raise InvalidValue where a word of ``request`` would be syntax, Conflict for a target in use."""
     for what, word, pattern in (
         ("suite", request.suite, _WORD),
         ("variant", request.variant, _WORD),
@@ -74,12 +74,11 @@ def archive_keyring(request: BootstrapRequest, *, directory: Path = KEYRINGS) ->
 
 
 def binary_keyring(data: bytes) -> bytes:
-    """Give a keyring as gpgv(1) reads it: an armored one (RFC 9580, 6.2) is decoded, any other left alone."""
+    """Give a keyring as gpgv(1) reads it: armor (RFC 9580, 6.2) is decoded, anything else left alone."""
     if not data.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
         return data
-    blocks = re.findall(
-        rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\s*\r?\n(.*?)-----END PGP", data, re.DOTALL
-    )
+    armor = rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\s*\r?\n(.*?)-----END PGP"
+    blocks = re.findall(armor, data, re.DOTALL)
     return b"".join(base64.b64decode(re.sub(rb"(?m)^=[A-Za-z0-9+/]{4}\s*$", b"", block)) for block in blocks)
 
 
@@ -87,7 +86,7 @@ def binary_keyring(data: bytes) -> bytes:
 def readable_keyring(keyring: Path) -> Iterator[Path]:
     """Give a copy of ``keyring`` alone in a directory that apt's own user may read; gone afterwards.
 
-    The directory, not the file, is what restricts apt: it trusts every key in Dir::Etc::TrustedParts (apt-secure(8)).
+    The directory, not the file, is what restricts apt: it trusts all keys in Dir::Etc::TrustedParts.
     """
     with tempfile.TemporaryDirectory(prefix="machctl-keyring.") as name:
         Path(name).chmod(0o755)
@@ -98,7 +97,7 @@ def readable_keyring(keyring: Path) -> Iterator[Path]:
 
 
 def own_sources(text: str, *, keyring: str | None) -> str:
-    """Give sources.list(5) as the machine needs it: ``file:`` for our ``copy:``, signed by ``keyring`` if named."""
+    """Give sources.list(5) as the machine needs it: ``file:`` for our ``copy:``, ``keyring`` as signed-by."""
     lines = []
     for line in text.splitlines():
         if found := re.match(r"deb (?:\[[^\]]*\] )?(\S+)( .*)$", line):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import deque
 from pathlib import Path
@@ -31,7 +32,7 @@ class Debootstrap:
     async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
         """Fill ``request.target``; see Bootstrapper.
 
-        Raises CommandFailed naming the cause, Unsupported without a keyring, InvalidValue, NotFound, Conflict.
+        Raises CommandFailed naming the cause, and what debian.check and debian.archive_keyring raise.
         """
         debian.check(request)
         tail: deque[str] = deque(maxlen=debian.TAIL)
@@ -51,7 +52,6 @@ class Debootstrap:
                 _keep_log(request)
         if not done:
             inner = debian.read_tail(_inner_log(request))
-            # Its own last words come last: the inner log has the causes, they are the fallback.
             raise explain([*inner, *tail], request, tool=self.name)
         debian.finish(request)
 
@@ -67,7 +67,7 @@ def command(request: BootstrapRequest, keyring: Path, *, scripts: Path = SCRIPTS
         argv.append(f"--components={components}")
     if request.packages:
         argv.append(f"--include={','.join(request.packages)}")
-    argv += [request.suite, str(request.target)]
+    argv += [request.suite, os.fspath(request.target.absolute())]
     if request.mirror is not None:
         argv.append(request.mirror)
         script = scripts / _NEWEST_SCRIPT.get(request.distribution, "sid")

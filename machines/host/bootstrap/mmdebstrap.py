@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Debian and Ubuntu trees with mmdebstrap(1): apt does the work, so it is fast and its errors say what is wrong."""
+"""Debian and Ubuntu trees with mmdebstrap(1): apt does the work, fast and with errors that name the cause."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from pathlib import Path
@@ -26,7 +27,7 @@ class Mmdebstrap:
     async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
         """Fill ``request.target``; see Bootstrapper.
 
-        Raises CommandFailed naming the cause, Unsupported without a keyring, InvalidValue, NotFound, Conflict.
+        Raises CommandFailed naming the cause, and what debian.check and debian.archive_keyring raise.
         """
         debian.check(request)
         tail: deque[str] = deque(maxlen=debian.TAIL)
@@ -61,8 +62,8 @@ def command(request: BootstrapRequest, keyring: Path) -> list[str]:
         argv.append(f"--components={components}")
     if request.packages:
         argv.append(f"--include={','.join(request.packages)}")
-    argv += [request.suite, str(request.target)]
+    argv += [request.suite, os.fspath(request.target.absolute())]
     if request.mirror is not None:
-        # With file: apt leaves the packages where they are, and that is outside the chroot that installs them.
+        # With file: apt leaves the packages where they are: outside the chroot that installs them.
         argv.append(re.sub(r"^file:/+", "copy:///", request.mirror))
     return argv

@@ -18,7 +18,7 @@ class Stage(NamedTuple):
 class AptProgress:
     """Follows ``mmdebstrap --verbose``, which passes on what apt-get(8) and dpkg(1) print.
 
-    mmdebstrap installs in two rounds, the essential packages and the rest; the counts go on from one to the other.
+    mmdebstrap installs in two rounds, the essential packages and the rest; the counts run through both.
     """
 
     _HEADINGS = (
@@ -55,7 +55,7 @@ class AptProgress:
 
 
 class DebootstrapProgress:
-    """Follows the ``I:`` lines of debootstrap(8); how many packages there are is known when all are fetched."""
+    """Follows the ``I:`` lines of debootstrap(8); the number of packages is known when all are fetched."""
 
     _HEADINGS = (
         ("I: Retrieving InRelease", "reading package lists"),

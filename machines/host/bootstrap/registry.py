@@ -31,7 +31,8 @@ def choose(preference: str = "auto") -> Bootstrapper:
 
     Raises InvalidValue for another word, Unsupported where what is asked for is not installed.
     """
-    candidates = [bootstrapper(name) for name in BOOTSTRAPPERS] if preference == "auto" else [bootstrapper(preference)]
+    names = tuple(BOOTSTRAPPERS) if preference == "auto" else (preference,)
+    candidates = [bootstrapper(name) for name in names]
     for candidate in candidates:
         if not candidate.missing_tools():
             return candidate

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line: words in, one operation, output and exit status. Only this room prints or exits."""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    """Run machctl with the words of sys.argv and give its exit status."""
+    from machines.cli.app import run
+
+    return run()

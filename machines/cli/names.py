@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Machine names as arguments: completed by the shell, patterns expanded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+
+def complete(incomplete: str) -> list[str]:
+    """Give the machines whose name begins with what was typed so far."""
+    from machines.cli.wire import RealHost
+    from machines.operations.inspect import known_names
+
+    return [name for name in known_names(RealHost()) if name.startswith(incomplete)]
+
+
+def names(help: str, *, optional: bool = False) -> Any:  # noqa: A002
+    """Give the argument of a verb that takes several machines."""
+    default = None if optional else ...
+    return typer.Argument(default, metavar="NAME..." if not optional else "[NAME]...", help=help, autocompletion=complete)
+
+
+def name(help: str) -> Any:  # noqa: A002
+    """Give the argument of a verb that takes one machine."""
+    return typer.Argument(..., metavar="NAME", help=help, autocompletion=complete)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A machine in full, for people."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+from machines.cli.options import Options
+from machines.cli.output import colored, say, show_object, show_rows
+
+
+def show_status(machines: Sequence[Mapping[str, object]], options: Options) -> None:
+    """Print a block of lines for each machine, or the format that was asked for."""
+    if options.output == "json" and len(machines) == 1:
+        show_object(machines[0], options)
+    elif options.output != "table":
+        show_rows(machines, ("name", "state"), options)
+    else:
+        say("\n\n".join(_block(machine, options) for machine in machines) or "no machine runs; machctl list shows all")
+
+
+def _block(machine: Mapping[str, object], options: Options) -> str:
+    state = str(machine["state"])
+    lines = [f"{colored('●', options, key=state)} {machine['name']}"]
+    declaration = machine["declaration"]
+    values = {
+        "State": colored(state, options) + _since(machine.get("since")),
+        "OS": machine["os"],
+        "Addresses": ", ".join(_list(machine["addresses"])),
+        "Ports": ", ".join(_list(machine["ports"])),
+        "Memory": _memory(machine.get("memory"), machine.get("memory_max")),
+        "CPU": f"{machine['cpu_seconds']:.1f} s" if machine.get("cpu_seconds") else "",
+        "Tasks": machine.get("tasks"),
+        "Leader": machine["leader"],
+        "Unit": machine["unit"],
+        "Tree": machine["tree"],
+        "At boot": "started" if machine["autostart"] else "not started",
+        "Declared": declaration["file"] if isinstance(declaration, dict) else "no",
+    }
+    lines += [f"  {key + ':':<11}{value}" for key, value in values.items() if value not in {None, "", 0}]
+    return "\n".join(lines)
+
+
+def _list(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+def _since(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    then = datetime.datetime.fromisoformat(value)
+    seconds = int((datetime.datetime.now(datetime.timezone.utc) - then).total_seconds())
+    units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    size, unit = next((pair for pair in units if seconds >= pair[0]), units[-1])
+    count = max(seconds // size, 0)
+    return f" for {count} {unit}{'' if count == 1 else 's'} (since {then.astimezone():%Y-%m-%d %H:%M:%S})"
+
+
+def _memory(used: object, limit: object) -> str:
+    if not isinstance(used, int):
+        return ""
+    return f"{used / 2**20:.0f} MB" + (f" of {limit / 2**20:.0f} MB" if isinstance(limit, int) else "")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl set, rm"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import typer
+
+from machines.cli.names import name as name_argument
+from machines.cli.names import names as names_argument
+from machines.cli.output import note
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.running import run
+from machines.cli.several import exit_status, on_each
+from machines.cli.wire import RealHost
+from machines.declare import values
+from machines.errors import InvalidValue, MachctlError, raise_all
+from machines.model.machine import Machine
+from machines.operations import fleet, lifecycle
+from machines.operations.inspect import expand
+
+_KEYS: dict[str, Callable[[str], object]] = {"memory": values.parse_memory, "cpus": values.parse_cpus}
+
+
+def set_(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    assignments: list[str] = typer.Argument(..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5; KEY= takes it back."),
+) -> None:
+    """Change limits of a machine: at once where it runs, and in its declaration."""
+    options = context.obj
+    changes = _changes(assignments)
+    host = RealHost()
+
+    def edit(machine: Machine) -> Machine:
+        return dataclasses.replace(machine, **changes)  # type: ignore[arg-type]
+
+    plan = run(
+        fleet.change(name, edit, host, Progress(options), dry_run=options.dry_run),
+        timeout=options.timeout,
+        what=f"set {name}",
+    )
+    if options.dry_run:
+        show_plan({name: plan}, options)
+    elif not options.quiet:
+        note(f"set {' '.join(assignments)} on {name}" if plan else f"{name} has these values already")
+
+
+def rm(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
+    force: bool = typer.Option(False, "--force", "-f", help="End those that run the hard way first."),
+) -> None:
+    """Remove machines: their trees, settings, units and declarations, and bridges that nobody else is on."""
+    options = context.obj
+    host = RealHost()
+    chosen = expand(names, host)
+    running = [name for name in chosen if name in host.running()] if force and not options.dry_run else []
+    if running and len(chosen) > 1:
+
+        async def act(name: str) -> None:
+            await lifecycle.stop_machine(name, host, terminate=True)
+
+        on_each(running, act, options, verb="terminate", done="terminated")
+    failed: dict[str, MachctlError] = {}
+    for name in chosen:
+        try:
+            plan = run(
+                fleet.remove(name, host, Progress(options), force=force, dry_run=options.dry_run),
+                timeout=options.timeout,
+                what=f"rm {name}",
+            )
+        except MachctlError as error:
+            failed[name] = error
+            continue
+        if options.dry_run:
+            show_plan({name: plan}, options)
+        elif not options.quiet:
+            note(f"removed {name}")
+    raise typer.Exit(exit_status(failed, len(chosen)))
+
+
+def _changes(assignments: list[str]) -> dict[str, object]:
+    errors: list[MachctlError] = []
+    found: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            errors.append(InvalidValue(f"{assignment!r} sets nothing", hint="write KEY=VALUE, as in memory=512M"))
+        elif key not in _KEYS:
+            errors.append(
+                InvalidValue(
+                    f"{key!r} cannot be set", hint=f"what can: {', '.join(_KEYS)}; all else is in the file: machctl cat"
+                )
+            )
+        elif not value:
+            found[key] = None
+        else:
+            try:
+                found[key] = _KEYS[key](value)
+            except MachctlError as error:
+                errors.append(error)
+    raise_all(errors)
+    return found

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl shell, exec, logs"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from machines.cli.names import name as name_argument
+from machines.cli.output import note
+from machines.errors import InvalidValue, MachctlError, NotRunning
+from machines.model.names import check_known_name
+
+# As podman has it: machctl's own failure must not look like the command's (podman-exec(1), EXIT STATUS).
+OWN_FAILURE = 125
+
+
+def exec_(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    command: list[str] = typer.Argument(..., metavar="-- COMMAND...", help="The command and its words."),
+    user: str = typer.Option(None, "--user", "-u", metavar="USER", help="Run it as this user of the machine."),
+    setenv: list[str] = typer.Option([], "--setenv", "-E", "-e", metavar="NAME=VALUE", help="Set a variable for it."),
+    directory: str = typer.Option(None, "--chdir", "-C", metavar="DIR", help="Run it in this directory."),
+    tty: bool = typer.Option(None, "--tty/--no-tty", "-t/-T", help="With a terminal; as stdin and stdout are, if left out."),
+) -> None:
+    """Run a command in a machine. Its exit status is machctl's; 125 says that machctl itself failed."""
+    from machines.host.bus.guest import exec_in
+
+    check_known_name(name)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
+    environment = dict(_variable(text) for text in setenv)
+    try:
+        status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal)
+    except NotRunning:
+        raise
+    except MachctlError as error:
+        error.exit_code = OWN_FAILURE
+        raise
+    raise typer.Exit(status)
+
+
+def shell(
+    context: typer.Context,
+    machine: str = typer.Argument(..., metavar="[USER@]NAME", help="The machine, and whose shell.", autocompletion=None),
+    command: list[str] = typer.Argument(None, metavar="[COMMAND]...", help="Instead of a shell."),
+    setenv: list[str] = typer.Option([], "--setenv", "-E", metavar="NAME=VALUE", help="Set a variable in it."),
+) -> None:
+    """Open a shell in a machine, as machinectl shell does. Ctrl-] three times within a second leaves it."""
+    from machines.cli.buses import open_shell
+
+    user, _, name = machine.rpartition("@")
+    check_known_name(name)
+    variables = dict(_variable(text) for text in setenv)
+    reason = open_shell(
+        name,
+        user=user or "root",
+        command=command or [],
+        env={"TERM": os.environ.get("TERM", "dumb"), **variables},
+        connected=lambda: _greet(name, quiet=context.obj.quiet),
+        timeout=context.obj.timeout,
+    )
+    if sys.stdin.isatty() and not context.obj.quiet:
+        note(f"\r\nleft machine {name}; what runs in that shell has ended" if reason == "escape" else "")
+
+
+def logs(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    follow: bool = typer.Option(False, "--follow", "-f", help="Go on printing what comes."),
+    lines: str = typer.Option("all", "--lines", "-n", metavar="N", help="Only the last lines."),
+    unit: list[str] = typer.Option([], "--unit", "-u", metavar="UNIT", help="Only this unit of the machine."),
+    since: str = typer.Option(None, "--since", "-S", metavar="TIME", help="Not older than that (systemd.time(7))."),
+) -> None:
+    """Show a machine's own journal, whether it runs or not."""
+    from machines.cli.wire import RealHost
+    from machines.operations.logs import journal_command
+
+    if lines != "all" and not lines.isdigit():
+        raise InvalidValue(f"{lines!r} is not a number of lines", hint="use -n 100")
+    argv = [f"--lines={lines}"]
+    argv += ["--follow"] if follow else []
+    argv += [f"--unit={word}" for word in unit]
+    argv += [f"--since={since}"] if since else []
+    argv += ["--output=json"] if context.obj.output == "json" else []
+    argv += [] if sys.stdout.isatty() and not follow else ["--no-pager"]
+    host = RealHost()
+    host.tools.replace(journal_command(name, host, argv))
+
+
+def _greet(name: str, *, quiet: bool) -> None:
+    if sys.stdin.isatty() and not quiet:
+        note(f"Connected to machine {name}. Press ^] three times within 1s to exit session.")
+
+
+def _variable(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not key.replace("_", "a").isalnum() or key[0].isdigit():
+        raise InvalidValue(f"{text!r} sets no variable", hint="write NAME=VALUE")
+    # As env(1) and podman have it, a bare name takes its value along.
+    return key, value if equals else os.environ.get(key, "")
+
+
+exec_.context_settings = {"allow_interspersed_args": False}  # type: ignore[attr-defined]
+shell.context_settings = {"allow_interspersed_args": False}  # type: ignore[attr-defined]

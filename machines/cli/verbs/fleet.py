@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl plan, apply, gc"""
+
+from __future__ import annotations
+
+import typer
+
+from machines.cli.names import names as names_argument
+from machines.cli.output import note
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.running import run
+from machines.cli.several import exit_status
+from machines.cli.wire import RealHost
+from machines.operations import fleet
+from machines.operations.inspect import expand
+from machines.plan.machine import restart_note
+
+DIFFERENCES = 10
+
+
+def plan(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines; all that is declared if left out.", optional=True),
+    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="End with 10 if there is something to do."),
+) -> None:
+    """Show what apply would do, and why."""
+    host = RealHost()
+    plans, _ = fleet.plan_fleet(expand(names or [], host), host, verb="plan")
+    show_plan(plans, context.obj)
+    if detailed_exitcode and any(plans.values()):
+        raise typer.Exit(DIFFERENCES)
+
+
+def apply(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines; all that is declared if left out.", optional=True),
+) -> None:
+    """Make the host what is declared."""
+    options = context.obj
+    host = RealHost()
+    chosen = expand(names or [], host)
+    if options.dry_run:
+        show_plan(fleet.plan_fleet(chosen, host, verb="apply")[0], options)
+        return
+    progress = Progress(options)
+    try:
+        plans, failed = run(fleet.apply(chosen, host, progress), timeout=options.timeout, what="apply")
+    finally:
+        progress.clear()
+    if not options.quiet:
+        show_plan(plans, options)
+        for name in restart_note([step for steps in plans.values() for step in steps], fleet.observe_running(host)):
+            note(f"{name}: its new settings count from its next start on: machctl restart {name}")
+    raise typer.Exit(exit_status(failed, len([name for name, steps in plans.items() if steps])))
+
+
+def gc(context: typer.Context) -> None:
+    """Remove what interrupted runs left behind, and nothing else."""
+    options = context.obj
+    plan = run(
+        fleet.collect_garbage(RealHost(), Progress(options), dry_run=options.dry_run), timeout=options.timeout, what="gc"
+    )
+    if not options.quiet or options.dry_run:
+        show_plan({"gc": plan}, options)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl start, stop, terminate, restart, enable, disable"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import typer
+
+from machines.cli.names import names as names_argument
+from machines.cli.options import Options
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.several import on_each
+from machines.cli.wire import RealHost
+from machines.errors import InvalidValue, raise_all
+from machines.operations import fleet, lifecycle
+from machines.operations.execute import execute
+from machines.operations.inspect import expand, require
+from machines.plan.check import check_host
+from machines.plan.lifecycle import plan_enable, plan_start, plan_stop
+
+# A first boot on a slow host takes its time; NotifyReady= has its own limit in the unit.
+START_SECONDS = 330.0
+# As long as systemd itself gives a unit to stop (systemd-system.conf(5), DefaultTimeoutStopSec=).
+STOP_SECONDS = 90.0
+
+_WAIT = typer.Option(None, "--wait", metavar="ip", help="Wait until it has an address, not only until it is ready.")
+
+
+def start(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
+    wait: str = _WAIT,
+) -> None:
+    """Start machines and wait until they say they are ready."""
+    raise typer.Exit(start_all(names, wait=wait, options=context.obj))
+
+
+def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) -> int:
+    """Start the machines that ``patterns`` name; give the exit status."""
+    if wait not in {None, "ip"}:
+        raise InvalidValue(f"there is nothing to wait for called {wait!r}", hint="use --wait ip")
+    host = RealHost()
+    chosen = _chosen(patterns, host, verb="start")
+    running = host.running()
+    plans = {name: plan_start(name, running=name in running) for name in chosen}
+    if options.dry_run:
+        show_plan(plans, options)
+        return 0
+
+    async def act(name: str) -> str | None:
+        if not plans[name] and wait is None:
+            return f"{name} is running already"
+        await execute(plans[name], host, reporter=Progress(options))
+        if wait:
+            await lifecycle.wait_for_address(name, host)
+        return None
+
+    return on_each(chosen, act, options, verb="start", done="started", timeout=START_SECONDS)
+
+
+def stop(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
+    force: bool = typer.Option(False, "--force", "-f", help="End them the hard way, as terminate does."),
+) -> None:
+    """Power machines off in order and wait until they are gone."""
+    raise typer.Exit(_stop_all(names, terminate=force, options=context.obj))
+
+
+def terminate(
+    context: typer.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
+) -> None:
+    """End machines the hard way: everything in them is killed."""
+    raise typer.Exit(_stop_all(names, terminate=True, options=context.obj))
+
+
+def restart(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
+    force: bool = typer.Option(False, "--force", "-f", help="End them the hard way first."),
+    wait: str = _WAIT,
+) -> None:
+    """Stop machines in order and start them again; those that do not run are started."""
+    options = context.obj
+    host = RealHost()
+    chosen = _chosen(names, host, verb="restart")
+    running = [name for name in chosen if name in host.running()]
+    status = _stop_all(running, terminate=force, options=options) if running else 0
+    if options.dry_run:
+        show_plan({name: plan_start(name, running=False) for name in chosen}, options)
+    raise typer.Exit(status if status or options.dry_run else start_all(chosen, wait=wait, options=options))
+
+
+def enable(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
+    now: bool = typer.Option(False, "--now", help="Start them now as well."),
+) -> None:
+    """Start machines at boot from now on."""
+    status = _autostart(names, on=True, options=context.obj)
+    raise typer.Exit(status or (start_all(names, wait=None, options=context.obj) if now else 0))
+
+
+def disable(
+    context: typer.Context,
+    names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
+    now: bool = typer.Option(False, "--now", help="Stop them now as well."),
+) -> None:
+    """No longer start machines at boot."""
+    status = _autostart(names, on=False, options=context.obj)
+    running = [name for name in expand(names, RealHost()) if name in RealHost().running()] if now else []
+    raise typer.Exit(status or (_stop_all(running, terminate=False, options=context.obj) if running else 0))
+
+
+def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> int:
+    host = RealHost()
+    verb = "terminate" if terminate else "stop"
+    chosen = _chosen(patterns, host, verb=verb)
+    if options.dry_run:
+        show_plan({name: plan_stop(name, terminate=terminate) for name in chosen}, options)
+        return 0
+    limit = options.timeout or STOP_SECONDS
+
+    async def act(name: str) -> None:
+        await lifecycle.stop_in_time(name, host, terminate=terminate, timeout=limit)
+
+    return on_each(chosen, act, options, verb=verb, done="terminated" if terminate else "stopped", timeout=limit + 30)
+
+
+def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:
+    host = RealHost()
+    verb = "enable" if on else "disable"
+    chosen = _chosen(patterns, host, verb=verb)
+    declared = fleet.declared_machines(host)
+
+    async def act(name: str) -> str | None:
+        if name in declared:
+            plan = await fleet.change(
+                name,
+                lambda machine: dataclasses.replace(machine, autostart=on),
+                host,
+                Progress(options),
+                dry_run=options.dry_run,
+            )
+        else:
+            plan = plan_enable(name, on=on, enabled=host.facts.enabled_machines().get(name, False))
+            if not options.dry_run:
+                await execute(plan, host, reporter=Progress(options))
+        if options.dry_run:
+            show_plan({name: plan}, options)
+        return f"{verb}d {name}" if plan else f"{name} is {verb}d already"
+
+    status = 0
+    for name in chosen:
+        status = on_each([name], act, options, verb=verb, done=f"{verb}d") or status
+    return status
+
+
+def _chosen(patterns: Sequence[str], host: RealHost, *, verb: str) -> list[str]:
+    raise_all(check_host(fleet.observe_host(host), verb=verb))
+    chosen = expand(patterns, host)
+    require(chosen, host)
+    return chosen
+
+

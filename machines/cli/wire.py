@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The host's parts put together; each is imported when it is first used."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from machines.host import facts, files, guest, run
+from machines.host.storage import pool
+
+if TYPE_CHECKING:
+    from machines.host import interfaces
+    from machines.host.bus.systemd1 import SystemdManager
+
+
+class RealHost:
+    """This host (machines.host.interfaces.Host)."""
+
+    files: interfaces.Files = files
+    guests: interfaces.Guests = guest
+    pool: interfaces.Pool = pool
+    facts: interfaces.Facts = facts
+    tools: interfaces.Tools = run
+
+    @cached_property
+    def links(self) -> interfaces.Links:
+        """Links and their changes, by netlink."""
+        from machines.host import netlink
+
+        return cast("interfaces.Links", netlink)
+
+    @cached_property
+    def units(self) -> Units:
+        """systemd's units, by pystemd."""
+        return Units()
+
+    @cached_property
+    def jobs(self) -> interfaces.Jobs:
+        """systemd's jobs, by dbus-next."""
+        from machines.cli.buses import Jobs
+
+        return Jobs()
+
+    @cached_property
+    def machines(self) -> interfaces.Machines:
+        """machined, by dbus-next."""
+        from machines.cli.buses import Machines
+
+        return Machines()
+
+    def registered(self) -> dict[str, Any]:
+        """Give the running machines by name."""
+        from machines.host.registered import registered
+
+        return {entry.name: entry for entry in registered()}
+
+    def running(self) -> dict[str, str]:
+        """Give the running machines: name to unit."""
+        return {name: entry.unit for name, entry in self.registered().items()}
+
+    def addresses(self, leader: int) -> tuple[str, ...]:
+        """Give the global addresses of a running machine."""
+        from machines.host.registered import addresses
+
+        return addresses(leader)
+
+    def os_release(self, *, leader: int | None, tree: str | None) -> dict[str, str]:
+        """Give os-release(5) of a running machine or of a tree."""
+        from machines.host.registered import os_release
+
+        root = f"/proc/{leader}/root" if leader is not None else tree
+        return os_release(root) if root else {}
+
+    def bootstrapper(self, preference: str) -> interfaces.Bootstrapper:
+        """Give the bootstrapper to use."""
+        from machines.host.bootstrap.registry import choose
+
+        return choose(preference)
+
+
+class Units:
+    """systemd1 and network1 as operations want them."""
+
+    @cached_property
+    def _manager(self) -> SystemdManager:
+        from machines.host.bus.systemd1 import SystemdManager
+
+        return SystemdManager()
+
+    def states(self, patterns: Sequence[str]) -> dict[str, str]:
+        """Give the active state of loaded units."""
+        return {name: state.active for name, state in self._manager.unit_states(patterns).items()}
+
+    def usage(self, unit: str) -> dict[str, object]:
+        """Give what a unit uses."""
+        from machines.host.bus.systemd1 import SERVICE_UNIT
+
+        details = self._manager.unit_details(unit)
+        since = details.active_since if details.state.active == "active" else None
+        limit = int(self._manager.unit_property(unit, SERVICE_UNIT, "MemoryMax", "t"))
+        return {
+            "since": datetime.datetime.fromtimestamp(since / 1e6, datetime.timezone.utc).isoformat() if since else None,
+            "memory": details.memory,
+            "memory_max": None if limit == 2**64 - 1 else limit,
+            "cpu_seconds": details.cpu_nsec / 1e9 if details.cpu_nsec is not None else None,
+            "tasks": details.tasks,
+            "result": details.result,
+        }
+
+    def enable(self, units: Sequence[str]) -> None:
+        """Make units start at boot."""
+        self._manager.enable(units)
+        self._manager.reload()
+
+    def disable(self, units: Sequence[str]) -> None:
+        """Undo enable()."""
+        self._manager.disable(units)
+        self._manager.reload()
+
+    def reload(self) -> None:
+        """Have unit files read again."""
+        self._manager.reload()
+
+    def reset_failed(self, unit: str) -> None:
+        """Forget that a unit failed."""
+        self._manager.reset_failed(unit)
+
+    def reload_networkd(self) -> None:
+        """Have networkd read its files again."""
+        from machines.host.bus import network1
+
+        network1.reload()

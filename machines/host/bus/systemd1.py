@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The host's service manager: reading the state of units, and calls that return at once.
+
+org.freedesktop.systemd1(5). Jobs, which take time, are in jobs.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from machines.errors import NotFound
+from machines.host.bus._sdbus import Bus, BusError, open_host
+
+SERVICE = "org.freedesktop.systemd1"
+PATH = "/org/freedesktop/systemd1"
+MANAGER = SERVICE + ".Manager"
+UNIT = SERVICE + ".Unit"
+SERVICE_UNIT = SERVICE + ".Service"
+
+_UNKNOWN = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What systemctl list-units shows of a unit; ``job`` is the type of the job that is under way, or empty."""
+
+    active: str
+    sub: str
+    load: str
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class UnitDetails:
+    """What ``status`` shows of a service; times in microseconds since the epoch, None where not known."""
+
+    state: UnitState
+    main_pid: int | None
+    memory: int | None
+    cpu_nsec: int | None
+    tasks: int | None
+    active_since: int | None
+    inactive_since: int | None
+    invocation: str
+    result: str
+    exit_status: int
+    restarts: int
+    status_text: str
+    fragment: str
+    drop_ins: tuple[str, ...]
+
+
+class SystemdManager:
+    """The manager over one connection, opened at the first call; close it or use it as a context manager.
+
+    A call takes 90 s at most and cannot be interrupted. All methods raise Unsupported (no bus), NotPermitted,
+    NotFound (no such unit), TimedOut and CommandFailed, and name the unit.
+    """
+
+    def __init__(self) -> None:
+        self._bus: Bus | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; the next call connects again."""
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            bus.close()
+
+    def unit_states(self, patterns: Sequence[str]) -> dict[str, UnitState]:
+        """Give the loaded units whose names match the globs, by name (ListUnitsByPatterns)."""
+        units = self._call("list units", "ListUnitsByPatterns", "asas", [], list(patterns))
+        return {
+            name: UnitState(active=active, sub=sub, load=load, job=job_type if job else "")
+            for name, _, load, active, sub, _, _, job, job_type, *_ in units
+        }
+
+    def unit_file_states(self, names: Iterable[str]) -> dict[str, str]:
+        """Give "enabled", "disabled", "masked", "static" ... of each unit, "not-found" without a file
+        (GetUnitFileState)."""
+        states = {}
+        for name in names:
+            try:
+                states[name] = str(self._call(f"read the state of {name}", "GetUnitFileState", "s", name))
+            except NotFound:
+                states[name] = "not-found"
+        return states
+
+    def enable(self, units: Sequence[str]) -> None:
+        """Make the units start at boot (EnableUnitFiles); reload() afterwards. Raises Conflict where another
+        file is in the way."""
+        self._call(f"enable {' '.join(units)}", "EnableUnitFiles", "asbb", list(units), False, False)
+
+    def disable(self, units: Sequence[str]) -> None:
+        """Undo enable() (DisableUnitFiles); units that are not enabled are fine; reload() afterwards."""
+        self._call(f"disable {' '.join(units)}", "DisableUnitFiles", "asb", list(units), False)
+
+    def reload(self) -> None:
+        """Have all unit files read again (Reload); returns when it is done. Raises TimedOut after 90 s."""
+        self._call("reload the unit files", "Reload")
+
+    def reset_failed(self, unit: str) -> None:
+        """Forget that the unit failed (ResetFailedUnit); a unit that is not loaded is fine."""
+        try:
+            self._call(f"reset {unit}", "ResetFailedUnit", "s", unit)
+        except NotFound:
+            return
+
+    def kill(self, unit: str, whom: str, signal: int) -> None:
+        """Send a signal to the "main", the "control" or "all" processes of the unit (KillUnit)."""
+        self._call(f"send signal {int(signal)} to {unit}", "KillUnit", "ssi", unit, whom, int(signal))
+
+    def set_properties(self, unit: str, properties: Mapping[str, tuple[str, object]], *, runtime: bool) -> None:
+        """Change properties of a running unit, each a signature and a value (SetUnitProperties);
+        ``runtime``: until the next boot only."""
+        items = list(properties.items())
+        self._call(f"change {', '.join(properties)} of {unit}", "SetUnitProperties", "sba(sv)", unit, runtime, items)
+
+    def unit_property(self, unit: str, interface: str, name: str, signature: str) -> Any:
+        """Give one property, a str, number, list or tuple as its D-Bus ``signature`` says. The interface is
+        UNIT or SERVICE_UNIT; a unit that is not loaded has its defaults."""
+        doing = f"read {name} of {unit}"
+        bus = self._open()
+        try:
+            return bus.get(SERVICE, bus.object_path(f"{PATH}/unit", unit), interface, name, signature)
+        except BusError as error:
+            raise error.translated(doing=doing) from None
+
+    def unit_details(self, unit: str) -> UnitDetails:
+        """Give what is known of a service, running or not."""
+
+        def of_unit(name: str, signature: str) -> Any:
+            return self.unit_property(unit, UNIT, name, signature)
+
+        def of_service(name: str, signature: str) -> Any:
+            return self.unit_property(unit, SERVICE_UNIT, name, signature)
+
+        def counter(name: str) -> int | None:
+            value = int(of_service(name, "t"))
+            return None if value == _UNKNOWN else value
+
+        job, _ = of_unit("Job", "(uo)")
+        return UnitDetails(
+            state=UnitState(
+                active=of_unit("ActiveState", "s"),
+                sub=of_unit("SubState", "s"),
+                load=of_unit("LoadState", "s"),
+                job="job" if job else "",
+            ),
+            main_pid=of_service("MainPID", "u") or None,
+            memory=counter("MemoryCurrent"),
+            cpu_nsec=counter("CPUUsageNSec"),
+            tasks=counter("TasksCurrent"),
+            active_since=of_unit("ActiveEnterTimestamp", "t") or None,
+            inactive_since=of_unit("InactiveEnterTimestamp", "t") or None,
+            invocation=bytes(of_unit("InvocationID", "ay")).hex(),
+            result=of_service("Result", "s"),
+            exit_status=of_service("ExecMainStatus", "i"),
+            restarts=of_service("NRestarts", "u"),
+            status_text=of_service("StatusText", "s"),
+            fragment=of_unit("FragmentPath", "s"),
+            drop_ins=tuple(of_unit("DropInPaths", "as")),
+        )
+
+    def _open(self) -> Bus:
+        if self._bus is None:
+            self._bus = open_host()
+        return self._bus
+
+    def _call(self, doing: str, member: str, signature: str = "", *values: object) -> Any:
+        try:
+            return self._open().call(SERVICE, PATH, MANAGER, member, signature, *values)
+        except BusError as error:
+            raise error.translated(doing=doing) from None

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The running machines as the files of machined and of /proc show them: no bus, nothing forked, microseconds.
+
+Every reader tolerates what vanishes meanwhile, and what a guest's root may have put in its own tree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from machines.host.guest import read_file
+
+MACHINES = "/run/systemd/machines"
+
+_STATE_MAX = 64 * 1024
+_NOT_LOOPBACK = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[0-7]{3}|.)", re.DOTALL)
+_PLAIN = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "s": " "}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A machine that machined knows: running, or just starting or ending.
+
+    ``leader`` is the host's pid of its PID 1, ``since_usec`` microseconds since the epoch, ``id`` the machine ID.
+    """
+
+    name: str
+    class_: str
+    service: str
+    unit: str
+    leader: int
+    root_directory: str
+    since_usec: int
+    id: str
+
+
+def registered(*, directory: str = MACHINES) -> tuple[Registered, ...]:
+    """Give the machines, by name; the host's own entry is left out. The files are those of machine_save() in
+    systemd's src/machine/machine.c."""
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return ()
+    found = (registered_machine(name, directory=directory) for name in names)
+    return tuple(machine for machine in found if machine is not None)
+
+
+def registered_machine(name: str, *, directory: str = MACHINES) -> Registered | None:
+    """Give one machine, or None where it is not running."""
+    # "unit:X" are symlinks from units to machines, ".host" is the host, ".#X" a file that is being written.
+    if not name or "/" in name or ":" in name or name.startswith("."):
+        return None
+    try:
+        fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return None
+    with os.fdopen(fd, "rb") as file:
+        try:
+            text = file.read(_STATE_MAX).decode(errors="replace")
+        except OSError:
+            return None
+    machine = parse_state(name, text)
+    return machine if machine is not None and os.path.isdir(f"/proc/{machine.leader}") else None
+
+
+def parse_state(name: str, text: str) -> Registered | None:
+    """Give what a state file says, or None where it has no leader."""
+    values = parse_assignments(text)
+    leader = _number(values.get("LEADER", ""))
+    if leader <= 1:
+        return None
+    return Registered(
+        name=name,
+        class_=values.get("CLASS", ""),
+        service=values.get("SERVICE", ""),
+        unit=values.get("SCOPE", "") or values.get("UNIT", ""),
+        leader=leader,
+        root_directory=values.get("ROOT", ""),
+        since_usec=_number(values.get("REALTIME", "")),
+        id=values.get("ID", ""),
+    )
+
+
+def parse_assignments(text: str) -> dict[str, str]:
+    """Give the ``KEY=value`` lines of os-release(5) and of the state files; other lines are passed over."""
+    values = {}
+    for line in text.splitlines():
+        key, equals, value = line.strip().partition("=")
+        if equals and key.isidentifier():
+            values[key] = _unquoted(value)
+    return values
+
+
+def addresses(leader: int, *, link_local: bool = False) -> tuple[str, ...]:
+    """Give the addresses of a machine: IPv4, then IPv6, those of its links only where asked for and at the end.
+
+    A machine that shares the host's network has none of its own.
+    """
+    if _shares_network(leader):
+        return ()
+    four = parse_fib_trie(_read(f"/proc/{leader}/net/fib_trie"))
+    six = parse_if_inet6(_read(f"/proc/{leader}/net/if_inet6"))
+    every = (*four, *six)
+    near = tuple(address for address in every if address.startswith(("169.254.", "fe80:")))
+    return tuple(address for address in every if address not in near) + (near if link_local else ())
+
+
+def parse_fib_trie(text: str) -> tuple[str, ...]:
+    """Give the local IPv4 addresses that /proc/net/fib_trie lists, without the loopback ones."""
+    found = dict.fromkeys(_NOT_LOOPBACK.findall(text))
+    return tuple(address for address in found if not address.startswith("127."))
+
+
+def parse_if_inet6(text: str) -> tuple[str, ...]:
+    """Give the usable IPv6 addresses that /proc/net/if_inet6 lists, without ::1, permanent ones first."""
+    if not text:
+        return ()
+    # Half a millisecond to import, and many hosts have no IPv6.
+    from socket import AF_INET6, inet_ntop
+
+    found = []
+    for line in text.splitlines():
+        fields = line.split()
+        try:
+            scope, flags = int(fields[3], 16), int(fields[4], 16)
+            address = inet_ntop(AF_INET6, bytes.fromhex(fields[0]))
+        except (IndexError, ValueError, OSError):
+            continue
+        # if_addr.h: IFA_F_DADFAILED, and IFA_F_TENTATIVE, which a packet may not yet come from.
+        if scope != 0x10 and not flags & (0x08 | 0x40):
+            # IFA_F_DEPRECATED and IFA_F_TEMPORARY.
+            found.append((bool(flags & 0x20), bool(flags & 0x01), address))
+    return tuple(address for *_, address in sorted(found, key=lambda entry: entry[:2]))
+
+
+def os_release(root: str) -> dict[str, str]:
+    """Give the os-release(5) fields of a tree, empty where they cannot be read; /proc/LEADER/root is a running one."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            text = read_file(root, path)
+        except OSError:
+            continue
+        if text is not None:
+            return parse_assignments(text)
+    return {}
+
+
+def _shares_network(leader: int) -> bool:
+    try:
+        return os.stat(f"/proc/{leader}/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
+    except OSError:
+        # Only root may look at these; others can compare what is in them.
+        mine, theirs = (_read(f"/proc/{pid}/net/fib_trie") for pid in ("self", leader))
+        return mine == theirs
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if len(value) >= 2 and value[0] == value[-1] == "'":
+        return value[1:-1]
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    return _ESCAPE.sub(_unescaped, value) if "\\" in value else value
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """cescape() of 252 and shell quoting of later versions: \\x41, \\101, \\n, and a backslash before itself."""
+    code = match[1]
+    if len(code) == 3:
+        return chr(int(code[1:], 16) if code[0] == "x" else int(code, 8))
+    return _PLAIN.get(code, code)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the unit machctl-bridge@BRIDGE.service does before a machine on that bridge starts."""
+
+from __future__ import annotations
+
+from machines.errors import NotFound, TimedOut
+from machines.host.interfaces import Host
+from machines.model.network import Network
+from machines.operations.observe import read_networks
+from machines.render import paths
+
+# networkd makes its bridges within moments of its start; an admin's own may come with the hardware.
+WAIT_SECONDS = 30.0
+
+
+def bridge_up(bridge: str, host: Host) -> None:
+    """See to it that ``bridge`` is there and forwards: make it, or wait for whoever makes it.
+
+    Raises TimedOut when it does not come, NotFound when nobody is going to make it.
+    """
+    subnet = read_networks(host).get(bridge)
+    by_networkd = host.files.read_text(f"{paths.NETWORK_DIRECTORY}/70-machctl-{bridge}.netdev") is not None
+    if subnet is not None:
+        # Without it packets of machines end at the host; systemd 257 sets it per link only (systemd.network(5)).
+        host.facts.set_sysctl("net.ipv4.ip_forward", 1)
+        if not by_networkd:
+            network = Network(bridge, subnet)
+            host.links.make_bridge(bridge, network.gateway, network.prefix_length)
+            return
+    try:
+        host.links.wait_until(lambda: bridge in host.facts.links(), timeout=WAIT_SECONDS, what=f"bridge {bridge}")
+    except TimedOut as error:
+        if by_networkd:
+            error.hint = "networkctl status says what networkd makes of it; is systemd-networkd running?"
+            raise
+        raise NotFound(
+            f"there is no bridge {bridge}, and machctl does not make it", hint=f"make it: ip link add {bridge} type bridge"
+        ) from error
+
+
+def bridge_down(bridge: str, host: Host) -> None:
+    """Remove a bridge that bridge_up() made, once nothing is on it any more."""
+    by_networkd = host.files.read_text(f"{paths.NETWORK_DIRECTORY}/70-machctl-{bridge}.netdev") is not None
+    link = host.facts.links().get(bridge)
+    if link and not link.ports and not by_networkd and bridge in read_networks(host):
+        host.links.remove_link(bridge)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What machines need of this host: each finding with its remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from machines.host.interfaces import Host
+from machines.plan.check import FREE_BYTES_MIN, TOOLS
+
+# Every booted machine holds about five inotify instances of root; the kernel's 128 are used up by 24 machines.
+INOTIFY_INSTANCES = 1024
+INOTIFY_WATCHES = 65536
+# Each machine's services have a session keyring each (kernel.keys, Documentation/security/keys/core.rst).
+MAX_KEYS = 2000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ``level`` is ok, warning (something will not work) or bad (nothing will)."""
+
+    check: str
+    level: str
+    message: str
+    remedy: str = ""
+
+    def row(self) -> dict[str, object]:
+        """Give it under the names that JSON has."""
+        return {"check": self.check, "level": self.level, "message": self.message, "remedy": self.remedy or None}
+
+
+def examine(host: Host) -> list[Finding]:
+    """Look at everything; nothing is changed."""
+    return [
+        _root(),
+        _systemd(host),
+        _machined(host),
+        *_tools(host),
+        *_network(host),
+        *_limits(host),
+        _disk(host),
+        *_forwarding(host),
+    ]
+
+
+def _root() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("root", "ok", "running as root")
+    return Finding("root", "warning", "not running as root: nothing can be changed, not all can be seen", "use sudo")
+
+
+def _systemd(host: Host) -> Finding:
+    if not host.facts.booted():
+        return Finding("systemd", "bad", "systemd is not PID 1", "boot this host with systemd")
+    version = systemd_version(host)
+    if version < 252:
+        return Finding("systemd", "bad", f"systemd {version} is too old", "systemd 252 is needed (Debian 12)")
+    return Finding("systemd", "ok", f"systemd {version}")
+
+
+def systemd_version(host: Host) -> int:
+    """Give the major version of the host's systemd, 0 where there is none."""
+    if not host.tools.which("systemctl"):
+        return 0
+    words = host.tools.run(["systemctl", "--version"], check=False).stdout.split()
+    digits = "".join(character for character in words[1] if character.isdigit() or character == ".") if words[1:] else ""
+    return int(digits.split(".")[0] or 0)
+
+
+def _machined(host: Host) -> Finding:
+    state = host.facts.machined_state()
+    if state == "masked":
+        return Finding("machined", "bad", "systemd-machined is masked", "systemctl unmask --now systemd-machined.service")
+    if state:
+        return Finding("machined", "bad", "there is no systemd-machined", "apt install systemd-container")
+    if not host.facts.booted():
+        return Finding("machined", "bad", "systemd-machined cannot run without systemd", "boot this host with systemd")
+    if host.units.states(["systemd-machined.service"]).get("systemd-machined.service") == "failed":
+        return Finding("machined", "bad", "systemd-machined failed", "systemctl status systemd-machined.service")
+    return Finding("machined", "ok", "systemd-machined can be reached")
+
+
+def _tools(host: Host) -> list[Finding]:
+    found = [
+        Finding("tools", "bad", f"{tool} is not installed", f"apt install {package}")
+        for tool, package in TOOLS.items()
+        if not host.tools.which(tool)
+    ]
+    makers = [tool for tool in ("mmdebstrap", "debootstrap") if host.tools.which(tool)]
+    if not makers:
+        found.append(Finding("tools", "bad", "no tool to make trees with", "apt install mmdebstrap"))
+    elif "mmdebstrap" not in makers:
+        found.append(Finding("tools", "warning", "only debootstrap is there: slow", "apt install mmdebstrap"))
+    if host.pool.filesystem() == "btrfs" and not host.tools.which("btrfs"):
+        found.append(Finding("tools", "bad", "the pool is btrfs and btrfs-progs is missing", "apt install btrfs-progs"))
+    return found or [Finding("tools", "ok", f"all there; trees are made by {makers[0]}")]
+
+
+def _network(host: Host) -> list[Finding]:
+    if not host.facts.booted():
+        return []
+    states = host.units.states(["systemd-networkd.service", "systemd-resolved.service"])
+    networkd = states.get("systemd-networkd.service") == "active"
+    found = [
+        Finding("networkd", "ok", "systemd-networkd runs: it makes the bridges")
+        if networkd
+        else Finding("networkd", "ok", "systemd-networkd does not run: machctl makes the bridges")
+    ]
+    if host.facts.dns():
+        found.append(Finding("dns", "ok", f"machines are told of {', '.join(host.facts.dns())}"))
+    else:
+        found.append(
+            Finding(
+                "dns",
+                "warning",
+                "the host's only name servers are its own, on loopback: machines get none",
+                "name one that machines can reach in /etc/resolv.conf, or run systemd-resolved",
+            )
+        )
+    return found
+
+
+def _limits(host: Host) -> list[Finding]:
+    wanted = {
+        "fs.inotify.max_user_instances": INOTIFY_INSTANCES,
+        "fs.inotify.max_user_watches": INOTIFY_WATCHES,
+        "kernel.keys.maxkeys": MAX_KEYS,
+    }
+    found = []
+    for name, least in wanted.items():
+        value = host.facts.sysctl(name)
+        # Root's own keys count against another limit (keyrings(7)); inotify's count for everybody.
+        if value is not None and value < least and not (name == "kernel.keys.maxkeys" and value >= 200):
+            found.append(
+                Finding(
+                    "limits",
+                    "warning",
+                    f"{name} is {value}: with many machines the next one fails to boot",
+                    f"sysctl -w {name}={least * 8 if 'instances' in name else least}, and in /etc/sysctl.d for good",
+                )
+            )
+    return found or [Finding("limits", "ok", "inotify and keys suffice for many machines")]
+
+
+def _disk(host: Host) -> Finding:
+    free = host.pool.free_bytes()
+    text = f"{free / 2**30:.1f} GB free in /var/lib/machines ({host.pool.filesystem()})"
+    if free < FREE_BYTES_MIN:
+        return Finding("disk", "bad", text, "make room: a new tree needs 600 MB")
+    return Finding("disk", "ok", text)
+
+
+def _forwarding(host: Host) -> list[Finding]:
+    if host.facts.sysctl("net.ipv4.ip_forward") == 1:
+        found = [Finding("forwarding", "ok", "IPv4 is forwarded")]
+    elif _bridges(host):
+        found = [
+            Finding(
+                "forwarding",
+                "warning",
+                "IPv4 is not forwarded: machines reach the host only",
+                "sysctl -w net.ipv4.ip_forward=1",
+            )
+        ]
+    else:
+        found = [Finding("forwarding", "ok", "IPv4 is not forwarded yet; the first bridge turns it on")]
+    found += [
+        Finding(
+            "firewall",
+            "warning",
+            f"{who} drops what the host forwards: machines reach the host only",
+            remedy,
+        )
+        for who, remedy in _drops(host)
+    ]
+    if len(found) == 1:
+        found.append(Finding("firewall", "ok", "nothing drops what the host forwards"))
+    return found
+
+
+def _bridges(host: Host) -> list[str]:
+    from machines.operations.observe import read_networks
+
+    return sorted(read_networks(host))
+
+
+def _drops(host: Host) -> list[tuple[str, str]]:
+    found = []
+    bridges = _bridges(host) or ["br0"]
+    if host.tools.which("nft"):
+        done = host.tools.run(["nft", "--json", "list", "chains"], check=False)
+        chains = [item["chain"] for item in json.loads(done.stdout or "{}").get("nftables", []) if "chain" in item]
+        for chain in chains:
+            if chain.get("hook") == "forward" and chain.get("policy") == "drop":
+                docker = any(other["name"] == "DOCKER-USER" for other in chains)
+                who = "Docker" if docker else f"nft chain {chain['family']} {chain['table']} {chain['name']}"
+                rules = "\n".join(
+                    f"iptables -I {'DOCKER-USER' if docker else chain['name']} -{way} {bridge} -j ACCEPT"
+                    for bridge in bridges
+                    for way in "io"
+                )
+                found.append((who, rules))
+    if host.facts.booted() and host.units.states(["firewalld.service"]).get("firewalld.service") == "active":
+        remedy = "\n".join(f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}" for bridge in bridges)
+        found.append(("firewalld", f"{remedy}\nfirewall-cmd --reload"))
+    return found

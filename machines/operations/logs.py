@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a machine's journal is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from machines.errors import NotFound
+from machines.host.interfaces import Host
+from machines.operations.inspect import require
+
+
+def journal_command(name: str, host: Host, arguments: Sequence[str]) -> list[str]:
+    """Give the journalctl command that reads the journal of machine ``name``.
+
+    Raises NotFound where there is no such machine, or no journal as it never ran.
+    """
+    require([name], host)
+    if name in host.running():
+        return ["journalctl", f"--machine={name}", *arguments]
+    tree = host.pool.trees().get(name)
+    if tree is None or tree.kind == "raw":
+        raise NotFound(f"machine {name} does not run, and its tree cannot be read", hint=f"machctl start {name}")
+    try:
+        # Opened with the tree as "/", so that a symlink in it leads nowhere else; journalctl inherits the descriptor.
+        fd = host.guests.open_in_root(tree.path, "/var/log/journal", flags=os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        raise NotFound(f"machine {name} has no journal yet", hint=f"machctl start {name}") from None
+    os.set_inheritable(fd, True)  # noqa: FBT003
+    return ["journalctl", f"--directory=/proc/self/fd/{fd}", *arguments]

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One machine in full, and the files that make it one."""
+
+from __future__ import annotations
+
+from machines.declare.write import declared_values
+from machines.errors import NotFound
+from machines.host.interfaces import Host
+from machines.operations.fleet import declared_machines
+from machines.operations.inspect import MachineStatus
+from machines.operations.observe import observe
+from machines.render import paths
+
+
+def describe(machine: MachineStatus, host: Host) -> dict[str, object]:
+    """Give all that is known of a machine: how it is, what it uses, what is declared."""
+    found = machine.row()
+    found["autostart"] = host.facts.enabled_machines().get(machine.name, False)
+    usage = host.units.usage(machine.unit) if host.facts.booted() else {}
+    found["since"] = usage.get("since")
+    found["memory"] = usage.get("memory")
+    found["memory_max"] = usage.get("memory_max")
+    found["cpu_seconds"] = usage.get("cpu_seconds")
+    found["tasks"] = usage.get("tasks")
+    found["result"] = usage.get("result")
+    declared = declared_machines(host).get(machine.name)
+    found["declaration"] = {"file": declared.origin, **declared_values(declared)} if declared else None
+    return found
+
+
+def files_of(name: str, host: Host) -> dict[str, str]:
+    """Give the text of every file on the host that belongs to a machine, by path.
+
+    Raises NotFound for a machine that has none.
+    """
+    declared = declared_machines(host).get(name)
+    found = {
+        path: text
+        for path, text in observe(host).files.items()
+        if paths.owner(text) == ("machine", name) or path == paths.settings_file(name)
+    }
+    if declared:
+        found = {declared.origin: host.files.read_text(declared.origin) or "", **found}
+    if not found:
+        raise NotFound(
+            f"machine {name} has no files of its own on this host: systemd-nspawn's defaults hold",
+            hint=f"systemctl cat systemd-nspawn@{name}.service",
+        )
+    return found

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Plans that start, stop or enable one machine, whoever made it."""
+
+from __future__ import annotations
+
+from machines.model.names import machine_unit
+from machines.plan import steps
+from machines.plan.steps import Plan
+
+
+def plan_start(name: str, *, running: bool) -> Plan:
+    """Give the steps after which a machine runs."""
+    return [] if running else [steps.StartMachine(reason="it is not running", machine=name, name=name)]
+
+
+def plan_stop(name: str, *, terminate: bool) -> Plan:
+    """Give the steps after which a machine does not run."""
+    return [steps.StopMachine(reason="asked for", machine=name, name=name, terminate=terminate)]
+
+
+def plan_enable(name: str, *, on: bool, enabled: bool) -> Plan:
+    """Give the steps after which an undeclared machine starts at boot, or no longer does."""
+    if on == enabled:
+        return []
+    kind = steps.EnableUnit if on else steps.DisableUnit
+    return [kind(reason="asked for", machine=name, unit=machine_unit(name))]
