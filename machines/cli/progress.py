@@ -21,6 +21,7 @@ class Progress(Reporter):
         self.options = options
         self.bar = sys.stderr.isatty() and not options.quiet
         self._stage: dict[str, str] = {}
+        self._said: set[str] = set()
         self._drawn = 0.0
         self._started = time.monotonic()
 
@@ -32,9 +33,11 @@ class Progress(Reporter):
         if self.options.quiet:
             return
         if not self.bar:
-            if self._stage.get(machine) != stage:
-                self._stage[machine] = stage
-                self._line(f"{machine}: {stage}" + (f" {total} packages" if total else ""))
+            line = f"{machine}: {stage}" + (f" {total} packages" if total else "")
+            # dpkg goes back and forth between unpacking and configuring; that is no news.
+            if line not in self._said:
+                self._said.add(line)
+                self._line(line)
             return
         now = time.monotonic()
         if self._stage.get(machine) == stage and now - self._drawn < _REDRAW_SECONDS and done != total:

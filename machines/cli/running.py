@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ class Interrupted(MachctlError):
 def run(work: Coroutine[Any, Any, T], *, timeout: float | None, what: str) -> T:
     """Run ``work`` to its end, for ``timeout`` seconds at most. Raises TimedOut and Interrupted."""
     caught: list[int] = []
+    gc.enable()
 
     async def limited() -> T:
         task = asyncio.current_task()

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import datetime
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from machines.host import facts, files, guest, run
+from machines.host import files, guest
 from machines.host.storage import pool
 
 if TYPE_CHECKING:
@@ -22,8 +22,20 @@ class RealHost:
     files: interfaces.Files = files
     guests: interfaces.Guests = guest
     pool: interfaces.Pool = pool
-    facts: interfaces.Facts = facts
-    tools: interfaces.Tools = run
+
+    @cached_property
+    def facts(self) -> interfaces.Facts:
+        """What the kernel says."""
+        from machines.host import facts
+
+        return facts
+
+    @cached_property
+    def tools(self) -> interfaces.Tools:
+        """Child processes."""
+        from machines.host import run
+
+        return run
 
     @cached_property
     def links(self) -> interfaces.Links:
@@ -50,6 +62,10 @@ class RealHost:
         from machines.cli.buses import Machines
 
         return Machines()
+
+    def booted(self) -> bool:
+        """Tell whether systemd is PID 1."""
+        return os.path.isdir("/run/systemd/system")
 
     def registered(self) -> dict[str, Any]:
         """Give the running machines by name."""
@@ -96,6 +112,8 @@ class Units:
 
     def usage(self, unit: str) -> dict[str, object]:
         """Give what a unit uses."""
+        import datetime
+
         from machines.host.bus.systemd1 import SERVICE_UNIT
 
         details = self._manager.unit_details(unit)

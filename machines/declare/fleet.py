@@ -26,11 +26,11 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
 
     A machine with an error in it is left out of the first and named in the second.
     """
-    import tomllib
-
     machines: dict[str, Machine] = {}
     errors: list[MachctlError] = []
     for file in sorted(files):
+        import tomllib
+
         try:
             content = tomllib.loads(files[file])
         except tomllib.TOMLDecodeError as error:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -94,6 +93,8 @@ class Table:
         """Note every key that was not asked for, with the nearest known one."""
         for key in self.values:
             if key not in self._known:
+                import difflib
+
                 near = difflib.get_close_matches(key, self._known, n=1)
                 self.fail(key, "is not a key of this table", hint=f"did you mean {near[0]}?" if near else "")
 

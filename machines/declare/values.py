@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import posixpath
 import re
@@ -69,6 +68,8 @@ def _port(word: str, text: str) -> int:
 def _address(word: str | None, text: str) -> str | None:
     if word is None:
         return None
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(word)
     except ValueError:

@@ -18,11 +18,6 @@ _IDMAP_FILESYSTEMS = {"btrfs", "ext4", "f2fs", "tmpfs", "vfat", "xfs"}
 _TCP_LISTEN = "0A"
 
 
-def booted() -> bool:
-    """Tell whether systemd is PID 1 (sd_booted(3))."""
-    return os.path.isdir("/run/systemd/system")
-
-
 def machined_state() -> str:
     """Give "" if machined can be reached, else "masked" or "not-found".
 

@@ -7,7 +7,6 @@ A guest's root may have put a symlink anywhere. Every path is resolved by the ke
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -16,14 +15,14 @@ from machines.errors import MachctlError, NotFound
 
 READ_MAX = 1024 * 1024
 
+# O_NONBLOCK: opening a fifo that the guest left there must not wait for its other end.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES}
+
 # asm-generic/unistd.h; the number is the same on every architecture.
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
@@ -31,9 +30,14 @@ def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
 
     Raises OSError as open(2) does.
     """
+    import ctypes
+
+    if not flags & os.O_PATH:
+        flags |= os.O_NOCTTY
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        how = _OpenHow(flags | os.O_CLOEXEC | os.O_NOCTTY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+        # struct open_how: flags, mode, resolve
+        how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
         libc = ctypes.CDLL(None, use_errno=True)
         fd = libc.syscall(
             ctypes.c_long(_SYS_OPENAT2),
@@ -52,17 +56,47 @@ def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
 
 def read_file(root: str, path: str) -> str | None:
     """Give the text of a regular file in the tree, 1 MiB of it at most; None where there is none."""
+    text = read_plain_file(root, path)
+    if text is not None:
+        return text
     try:
-        # O_NONBLOCK: opening a fifo that the guest left there must not wait for its other end.
-        fd = open_in_root(root, path, flags=os.O_RDONLY | os.O_NONBLOCK)
+        return _read(open_in_root(root, path, flags=_READ))
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES}:
+        if error.errno in _NOTHING:
             return None
         raise
+
+
+def read_plain_file(root: str, path: str) -> str | None:
+    """Do as read_file(), but give None for a path with a symlink in it; needs no ctypes, which takes 4 ms to import."""
+    try:
+        return _read(_open_plain(root, path, flags=_READ))
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return None
+        raise
+
+
+def _read(fd: int) -> str | None:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return None
         return file.read(READ_MAX).decode(errors="replace")
+
+
+def _open_plain(root: str, path: str, *, flags: int) -> int:
+    *parents, name = [part for part in path.split("/") if part]
+    if ".." in parents:
+        raise OSError(errno.ELOOP, "not a plain path", path)
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parents:
+            below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def write_file(root: str, path: str, text: str, *, mode: int = 0o644) -> None:

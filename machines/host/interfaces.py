@@ -11,7 +11,8 @@ from pathlib import Path
 from socket import socket
 from typing import NoReturn, Protocol
 
-from machines.model.observed import Link, Listener, Tree
+from machines.model.observed import Link, Listener
+from machines.model.tree import Tree
 
 Progress = Callable[[str, int, "int | None"], None]
 """``progress(stage, done, total)``: the stage in words ("fetching"), and how much of it is done, of how much if known."""
@@ -99,7 +100,6 @@ class Pool(Protocol):
 class Facts(Protocol):
     """machines.host.facts"""
 
-    def booted(self) -> bool: ...
     def machined_state(self) -> str: ...
     def links(self) -> dict[str, Link]: ...
     def routes(self) -> tuple[IPv4Network, ...]: ...
@@ -197,6 +197,10 @@ class Host(Protocol):
     def jobs(self) -> Jobs: ...
     @property
     def machines(self) -> Machines: ...
+
+    def booted(self) -> bool:
+        """Tell whether systemd is PID 1 (sd_booted(3))."""
+        ...
 
     def registered(self) -> dict[str, Registered]:
         """Give the running machines as machined registered them, by name."""

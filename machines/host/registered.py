@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from machines.host.guest import read_file
+from machines.host.guest import read_file, read_plain_file
 
 MACHINES = "/run/systemd/machines"
 
@@ -138,9 +138,10 @@ def parse_if_inet6(text: str) -> tuple[str, ...]:
 
 def os_release(root: str) -> dict[str, str]:
     """Give the os-release(5) fields of a tree, empty where they cannot be read; /proc/LEADER/root is a running one."""
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
+    # Nearly everywhere the first is a symlink to the second; reading that needs no resolving of symlinks.
+    for path, plain in (("/etc/os-release", True), ("/usr/lib/os-release", True), ("/etc/os-release", False)):
         try:
-            text = read_file(root, path)
+            text = read_plain_file(root, path) if plain else read_file(root, path)
         except OSError:
             continue
         if text is not None:

@@ -140,7 +140,7 @@ class _Forwarder:
                     on_signal(number)
             if ending:
                 return "closed"
-            if any([callback() for fd, callback in watch.items() if fd in ready]):
+            if any(callback() for fd, callback in watch.items() if fd in ready):
                 self._drain()
                 return "closed"
             if self._shown:

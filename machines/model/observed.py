@@ -7,14 +7,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class Tree:
-    """A root tree in the pool; ``kind`` is what machined calls its type: directory, subvolume, raw."""
-
-    name: str
-    path: str
-    kind: str = "directory"
+from machines.model.tree import Tree
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from machines.errors import NotFound, TimedOut
-from machines.host.interfaces import Host
 from machines.model.network import Network
 from machines.operations.observe import read_networks
 from machines.render import paths
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 # networkd makes its bridges within moments of its start; an admin's own may come with the hardware.
 WAIT_SECONDS = 30.0

@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from machines.host.interfaces import Host
 from machines.plan.check import FREE_BYTES_MIN, TOOLS
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 # Every booted machine holds about five inotify instances of root; the kernel's 128 are used up by 24 machines.
 INOTIFY_INSTANCES = 1024
@@ -52,7 +55,7 @@ def _root() -> Finding:
 
 
 def _systemd(host: Host) -> Finding:
-    if not host.facts.booted():
+    if not host.booted():
         return Finding("systemd", "bad", "systemd is not PID 1", "boot this host with systemd")
     version = systemd_version(host)
     if version < 252:
@@ -75,7 +78,7 @@ def _machined(host: Host) -> Finding:
         return Finding("machined", "bad", "systemd-machined is masked", "systemctl unmask --now systemd-machined.service")
     if state:
         return Finding("machined", "bad", "there is no systemd-machined", "apt install systemd-container")
-    if not host.facts.booted():
+    if not host.booted():
         return Finding("machined", "bad", "systemd-machined cannot run without systemd", "boot this host with systemd")
     if host.units.states(["systemd-machined.service"]).get("systemd-machined.service") == "failed":
         return Finding("machined", "bad", "systemd-machined failed", "systemctl status systemd-machined.service")
@@ -99,7 +102,7 @@ def _tools(host: Host) -> list[Finding]:
 
 
 def _network(host: Host) -> list[Finding]:
-    if not host.facts.booted():
+    if not host.booted():
         return []
     states = host.units.states(["systemd-networkd.service", "systemd-resolved.service"])
     networkd = states.get("systemd-networkd.service") == "active"
@@ -202,7 +205,7 @@ def _drops(host: Host) -> list[tuple[str, str]]:
                     for way in "io"
                 )
                 found.append((who, rules))
-    if host.facts.booted() and host.units.states(["firewalld.service"]).get("firewalld.service") == "active":
+    if host.booted() and host.units.states(["firewalld.service"]).get("firewalld.service") == "active":
         remedy = "\n".join(f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}" for bridge in bridges)
         found.append(("firewalld", f"{remedy}\nfirewall-cmd --reload"))
     return found

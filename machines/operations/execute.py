@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-from machines.host.interfaces import Host
 from machines.model.names import machine_unit
 from machines.operations.lifecycle import start_machine, stop_machine
 from machines.operations.observe import write_network, write_record
@@ -14,6 +14,9 @@ from machines.operations.tree import make_tree
 from machines.plan import steps
 from machines.plan.steps import Plan, Step
 from machines.render import paths
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 
 async def execute(plan: Plan, host: Host, *, reporter: Reporter) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, parse_fleet
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
-from machines.host.interfaces import Host
 from machines.model.machine import Machine
 from machines.model.observed import Host as Observed
 from machines.operations.execute import execute
@@ -22,6 +22,9 @@ from machines.plan.gc import half_made, plan_gc
 from machines.plan.machine import plan_machine
 from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 Plans = dict[str, Plan]
 
@@ -173,7 +176,7 @@ def observe_host(host: Host) -> Observed:
     """Look only at what decides whether machctl can change anything at all."""
     import os
 
-    return Observed(euid=os.geteuid(), booted=host.facts.booted(), machined=host.facts.machined_state())
+    return Observed(euid=os.geteuid(), booted=host.booted(), machined=host.facts.machined_state())
 
 
 def observe_running(host: Host) -> Observed:

@@ -6,12 +6,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, parse_fleet
 from machines.errors import NotFound, raise_all
-from machines.host.interfaces import Host
 from machines.model.machine import Machine
 from machines.model.names import check_known_name, machine_unit
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 # systemd's words for a unit to ours for a machine (org.freedesktop.systemd1(5), ActiveState).
 _STATES = {"activating": "starting", "deactivating": "stopping", "failed": "failed", "reloading": "running"}
@@ -93,7 +96,7 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
     registered = host.registered()
     trees = host.pool.trees()
     declared = _declared(host)
-    units = host.units.states(["systemd-nspawn@*.service"]) if host.facts.booted() else {}
+    units = host.units.states(["systemd-nspawn@*.service"]) if host.booted() else {}
     wanted = set(names) or {*registered, *trees, *declared}
     found = []
     for name in sorted(wanted):

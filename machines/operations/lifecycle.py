@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from machines.errors import CommandFailed, NotFound, NotRunning, TimedOut
-from machines.host.interfaces import Host
 from machines.model.names import machine_unit
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 
 async def start_machine(name: str, host: Host) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from machines.errors import NotFound
-from machines.host.interfaces import Host
 from machines.operations.inspect import require
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 
 def journal_command(name: str, host: Host, arguments: Sequence[str]) -> list[str]:

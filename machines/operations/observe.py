@@ -7,12 +7,13 @@ import ipaddress
 import json
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
-from machines.host.interfaces import Host
 from machines.model.machine import Machine
 from machines.model.observed import Host as Observed
-from machines.model.observed import Record, Tree
+from machines.model.observed import Record
+from machines.model.tree import Tree
 from machines.plan.check import TOOLS
 from machines.render import paths
 
@@ -27,6 +28,9 @@ _PATTERNS = (
     paths.NAT_FILE,
 )
 
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
+
 
 def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
     """Look at everything a plan for ``machines`` can depend on."""
@@ -34,7 +38,7 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
     trees = host.pool.trees()
     tools = {*TOOLS, "mmdebstrap", "debootstrap"}
     have = frozenset(tool for tool in tools if host.tools.which(tool))
-    booted = host.facts.booted()
+    booted = host.booted()
     states = host.units.states(["systemd-networkd.service", "machctl-*", "systemd-nspawn@*"]) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
     sources = [bind.source for machine in machines for bind in machine.binds]

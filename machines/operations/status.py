@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from machines.declare.write import declared_values
 from machines.errors import NotFound
-from machines.host.interfaces import Host
 from machines.operations.fleet import declared_machines
 from machines.operations.inspect import MachineStatus
 from machines.operations.observe import observe
 from machines.render import paths
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
 
 
 def describe(machine: MachineStatus, host: Host) -> dict[str, object]:
     """Give all that is known of a machine: how it is, what it uses, what is declared."""
     found = machine.row()
     found["autostart"] = host.facts.enabled_machines().get(machine.name, False)
-    usage = host.units.usage(machine.unit) if host.facts.booted() else {}
+    usage = host.units.usage(machine.unit) if host.booted() else {}
     found["since"] = usage.get("since")
     found["memory"] = usage.get("memory")
     found["memory_max"] = usage.get("memory_max")

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from machines.host.interfaces import BootstrapRequest, Host, Progress
+from machines.host.interfaces import BootstrapRequest
 from machines.model.machine import Machine
 from machines.render.paths import LOG_DIRECTORY
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host, Progress
 
 # What a tree needs to boot, to be entered over D-Bus (OpenMachineShell needs dbus and a PAM session), to have names
 # and addresses.

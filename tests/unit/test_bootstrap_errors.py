@@ -14,7 +14,7 @@ from machines.host.bootstrap import debian, debootstrap, mmdebstrap, registry
 from machines.host.bootstrap.causes import explain
 from machines.host.interfaces import BootstrapRequest
 
-MIRROR = "http://mirror.example/debian"
+MIRROR = "http://m.example/debian"
 REQUEST = BootstrapRequest(
     "debian", "trixie", ("dbus",), Path("/pool/.#deb"), Path("/var/log/x.log"), mirror=MIRROR
 )
@@ -26,20 +26,27 @@ FAILED = ["I: main() received signal PIPE: waiting for setup...", "E: mmdebstrap
     ("lines", "message"),
     [
         (
-            ["tar: ./usr/bin/perl: Cannot write: No space left on device", "E: Tried to extract package, but file"
-             " already exists. Exit..."],
+            [
+                "tar: ./usr/bin/perl: Cannot write: No space left on device",
+                "E: Tried to extract package, but file already exists.",
+            ],
             "no space left in /pool",
         ),
         (["E: cannot create /pool/.#deb/etc: Read-only file system"], "/pool is read-only"),
         (
-            ["  The following signatures couldn't be verified because the public key is not available: "
-             "NO_PUBKEY 6ED0E7B82643E131 NO_PUBKEY 78DBA3BC47EF2265",
-             "E: The repository 'http://mirror.example/debian trixie InRelease' is not signed.", RAN],
+            [
+                "  The following signatures couldn't be verified because the public key is not available: "
+                "NO_PUBKEY 6ED0E7B82643E131 NO_PUBKEY 78DBA3BC47EF2265",
+                "E: The repository 'http://m.example/debian trixie InRelease' is not signed.",
+                RAN,
+            ],
             "the release of trixie is signed by a key that is not in the keyring (6ED0E7B82643E131)",
         ),
         (
-            ["E: Release signed by unknown key (key id 762F67A0B2C39DE4)", "   The specified keyring /x may be"
-             " incorrect or out of date."],
+            [
+                "E: Release signed by unknown key (key id 762F67A0B2C39DE4)",
+                "   The specified keyring /x may be incorrect or out of date.",
+            ],
             "the release of trixie is signed by a key that is not in the keyring (762F67A0B2C39DE4)",
         ),
         (
@@ -52,20 +59,29 @@ FAILED = ["I: main() received signal PIPE: waiting for setup...", "E: mmdebstrap
             "the release of trixie is signed by a key that has expired or was revoked",
         ),
         (
-            ["E: Release file for http://mirror.example/debian/dists/trixie/InRelease is expired (invalid since"
-             " 3d 2h 1min 4s). Updates for this repository will not be applied."],
+            [
+                "E: Release file for http://m.example/debian/dists/trixie/InRelease is expired (invalid since"
+                " 3d 2h 1min 4s). Updates for this repository will not be applied."
+            ],
             "the release file of trixie is outside its time of validity",
         ),
         (
-            ["E: Failed to fetch http://mirror.example/x/dists/trixie/InRelease  400  Bad Request [IP: 192.0.2.1 80]",
-             "E: The repository 'http://mirror.example/x trixie InRelease' is not signed.", RAN, *FAILED],
-            "the mirror refuses what is asked of it: http://mirror.example/x/dists/trixie/InRelease  400  Bad"
+            [
+                "E: Failed to fetch http://m.example/x/dists/trixie/InRelease  400  Bad Request [IP: ::1 80]",
+                "E: The repository 'http://m.example/x trixie InRelease' is not signed.",
+                RAN,
+                *FAILED,
+            ],
+            "the mirror refuses what is asked of it: http://m.example/x/dists/trixie/InRelease  400  Bad"
             " Request",
         ),
         (
-            ["Err:1 http://mirror.example/debian trixie InRelease", "  Could not resolve 'mirror.example'",
-             "E: The repository 'http://mirror.example/debian trixie Release' does not have a Release file."],
-            "the mirror's name cannot be resolved: mirror.example",
+            [
+                "Err:1 http://m.example/debian trixie InRelease",
+                "  Could not resolve 'm.example'",
+                "E: The repository 'http://m.example/debian trixie Release' does not have a Release file.",
+            ],
+            "the mirror's name cannot be resolved: m.example",
         ),
         (
             ["  Could not connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)", RAN],
@@ -73,12 +89,17 @@ FAILED = ["I: main() received signal PIPE: waiting for setup...", "E: mmdebstrap
             " Connection refused)",
         ),
         (
-            ["Connecting to 127.0.0.1:9... failed: Connection refused.",
-             "E: Failed getting release file http://127.0.0.1:9/dists/trixie/Release"],
+            [
+                "Connecting to 127.0.0.1:9... failed: Connection refused.",
+                "E: Failed getting release file http://127.0.0.1:9/dists/trixie/Release",
+            ],
             "the mirror cannot be reached: Connection refused",
         ),
         (
-            ["E: The repository 'http://mirror.example/debian trixie Release' does not have a Release file.", RAN],
+            [
+                "E: The repository 'http://m.example/debian trixie Release' does not have a Release file.",
+                RAN,
+            ],
             f"the suite trixie is not known at {MIRROR}",
         ),
         (
@@ -86,20 +107,22 @@ FAILED = ["I: main() received signal PIPE: waiting for setup...", "E: mmdebstrap
             f"the suite trixie is not known at {MIRROR}",
         ),
         (
-            ["E: Failed getting release file http://mirror.example/debian/dists/trixie/Release"],
-            "no release file of the suite trixie could be got (http://mirror.example/debian/dists/trixie/Release)",
+            ["E: Failed getting release file http://m.example/debian/dists/trixie/Release"],
+            "no release file of the suite trixie could be got (http://m.example/debian/dists/trixie/Release)",
         ),
         (
             ["E: Unable to locate package nope", "E: Unable to locate package neither", *FAILED],
             "unknown package in trixie: nope, neither",
         ),
         (["E: Couldn't find these debs: nope neither"], "unknown package in trixie: nope neither"),
-        (["dpkg: error processing package x", "I: more", "E: setup failed", *FAILED],
-         "dpkg: error processing package x"),
+        (
+            ["dpkg: error processing package x", "I: more", "E: setup failed", *FAILED],
+            "dpkg: error processing package x",
+        ),
         (["something odd", "W: and a warning"], "something odd"),
         ([], "it printed nothing"),
     ],
-)  # fmt: skip
+)
 def test_the_cause_is_named(lines: list[str], message: str) -> None:
     error = explain(lines, REQUEST, tool="mmdebstrap")
     assert error.message == f"mmdebstrap could not make a tree of debian trixie: {message}"
@@ -116,9 +139,9 @@ def request_for(target: Path) -> BootstrapRequest:
     [
         {"suite": "-x"},
         {"suite": "trixie main"},
-        {"mirror": "deb http://mirror.example/debian x"},
+        {"mirror": "deb http://m.example/debian x"},
         {"mirror": "/srv/mirror"},
-        {"mirror": "http://mirror.example/ x"},
+        {"mirror": "http://m.example/ x"},
         {"packages": ("-oDir=/",)},
         {"packages": ("a,b",)},
         {"packages": ("./x.deb",)},
@@ -156,9 +179,12 @@ def test_an_armored_keyring_is_decoded(comment: bytes) -> None:
     key = bytes(range(256))
     body = base64.encodebytes(key)
     armored = (
-        b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n" + comment + b"\n" + body
+        b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
+        + comment
+        + b"\n"
+        + body
         + b"=njUN\n-----END PGP PUBLIC KEY BLOCK-----\n"
-    )  # fmt: skip
+    )
     assert debian.binary_keyring(armored) == key
     assert debian.binary_keyring(armored * 2) == key * 2
     assert debian.binary_keyring(key) == key
@@ -206,9 +232,19 @@ def test_sources_list_of_the_machine() -> None:
 
 def test_no_leftovers(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    gone = ("dev/null", "dev/pts/x", "etc/hostname", "etc/resolv.conf", "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
-            "run/x/y", "tmp/x", "var/cache/apt/archives/a.deb", "var/lib/apt/lists/x", "var/log/bootstrap.log",
-            "debootstrap/debootstrap.log")  # fmt: skip
+    gone = (
+        "dev/null",
+        "dev/pts/x",
+        "etc/hostname",
+        "etc/resolv.conf",
+        "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+        "run/x/y",
+        "tmp/x",
+        "var/cache/apt/archives/a.deb",
+        "var/lib/apt/lists/x",
+        "var/log/bootstrap.log",
+        "debootstrap/debootstrap.log",
+    )
     kept = ("etc/machine-id", "run/lock/x", "var/lib/apt/lists/lock", "var/log/faillog")
     for name in (*gone, *kept):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +281,9 @@ def test_a_link_to_the_resolver_stays_and_a_link_out_of_the_tree_is_not_followed
 
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking: set[str] = set()
-    monkeypatch.setattr("machines.host.run.which", lambda tool: None if tool in lacking else f"/usr/bin/{tool}")
+    monkeypatch.setattr(
+        "machines.host.run.which", lambda tool: None if tool in lacking else f"/usr/bin/{tool}"
+    )
     assert registry.choose().name == "mmdebstrap"
     lacking.add("mmdebstrap")
     assert registry.choose("auto").name == "debootstrap"

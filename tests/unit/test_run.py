@@ -32,7 +32,12 @@ def test_environment_is_built_from_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     words = run.run(["env"], env={"EXTRA": "1"}).stdout.splitlines()
     assert "SECRET=x" not in words
-    assert {"LC_ALL=C.UTF-8", "https_proxy=http://proxy.example:3128", "EXTRA=1", f"PATH={run.PATH}"} <= set(words)
+    assert {
+        "LC_ALL=C.UTF-8",
+        "https_proxy=http://proxy.example:3128",
+        "EXTRA=1",
+        f"PATH={run.PATH}",
+    } <= set(words)
 
 
 def test_a_failure_names_the_cause_and_a_command_to_paste() -> None:
@@ -40,7 +45,10 @@ def test_a_failure_names_the_cause_and_a_command_to_paste() -> None:
     with pytest.raises(CommandFailed) as caught:
         run.run(argv)
     assert caught.value.message == "sh ended with exit status 3: two words"
-    assert caught.value.hint == "the command was: sh -c 'echo one >&2; echo '\"'\"'two words'\"'\"' >&2; exit 3'"
+    assert (
+        caught.value.hint
+        == "the command was: sh -c 'echo one >&2; echo '\"'\"'two words'\"'\"' >&2; exit 3'"
+    )
     assert run.run(argv, check=False).returncode == 3
 
 
@@ -74,13 +82,17 @@ def test_which() -> None:
 
 def test_replace_becomes_the_tool() -> None:
     script = "from machines.host.run import replace; print('first'); replace(['sh', '-c', 'echo $LC_ALL'])"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "first\nC.UTF-8\n"
 
 
 def test_importing_costs_neither_asyncio_nor_subprocess() -> None:
     script = "import sys, machines.host.run; print({'asyncio', 'subprocess'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"
 
 
@@ -92,7 +104,9 @@ def test_lines() -> None:
     assert lines.end() == ["\ufffd"]
 
 
-def streamed(tmp_path: Path, argv: list[str], *, contained: bool, extra_fd3: bool = False) -> tuple[int, list[str]]:
+def streamed(
+    tmp_path: Path, argv: list[str], *, contained: bool, extra_fd3: bool = False
+) -> tuple[int, list[str]]:
     lines: list[str] = []
     log = tmp_path / "log" / "x.log"
     status = asyncio.run(
@@ -104,7 +118,10 @@ def streamed(tmp_path: Path, argv: list[str], *, contained: bool, extra_fd3: boo
 
 def test_stream_joins_all_output(tmp_path: Path) -> None:
     argv = ["sh", "-c", "umask; echo err >&2; echo three >&3; echo $LC_ALL; printf end; exit 7"]
-    assert streamed(tmp_path, argv, contained=False, extra_fd3=True) == (7, ["0022", "err", "three", "C", "end"])
+    assert streamed(tmp_path, argv, contained=False, extra_fd3=True) == (
+        7,
+        ["0022", "err", "three", "C", "end"],
+    )
 
 
 def test_stream_of_a_missing_tool(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def exec_(
     from machines.host.bus.guest import exec_in
 
     check_known_name(name)
+    if command[0] == "--":
+        del command[0]
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     environment = dict(_variable(text) for text in setenv)
     try:
@@ -37,7 +39,8 @@ def exec_(
     except NotRunning:
         raise
     except MachctlError as error:
-        error.exit_code = OWN_FAILURE
+        if error.exit_code not in {126, 127}:
+            error.exit_code = OWN_FAILURE
         raise
     raise typer.Exit(status)
 

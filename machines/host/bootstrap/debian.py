@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from machines.errors import CommandFailed, Conflict, InvalidValue, NotFound, Uns
 from machines.host.interfaces import BootstrapRequest
 
 KEYRINGS = Path("/usr/share/keyrings")
+RUN_DIRECTORY = Path("/run/machctl")
 
 COMPONENTS = {"ubuntu": "main,universe"}
 """Where a distribution's ordinary packages are not all in main."""
@@ -88,12 +90,22 @@ def readable_keyring(keyring: Path) -> Iterator[Path]:
 
     The directory, not the file, is what restricts apt: it trusts all keys in Dir::Etc::TrustedParts.
     """
-    with tempfile.TemporaryDirectory(prefix="machctl-keyring.") as name:
+    # Not beside the target: only root may look into the pool.
+    RUN_DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _remove_stale_keyrings()
+    with tempfile.TemporaryDirectory(prefix=f"keyring-{os.getpid()}-", dir=RUN_DIRECTORY) as name:
         Path(name).chmod(0o755)
         copy = Path(name) / "archive.gpg"
         copy.write_bytes(binary_keyring(keyring.read_bytes()))
         copy.chmod(0o644)
         yield copy
+
+
+def _remove_stale_keyrings() -> None:
+    """Remove the copies of processes that were killed."""
+    for path in RUN_DIRECTORY.glob("keyring-*"):
+        if not Path("/proc", path.name.split("-")[1]).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def own_sources(text: str, *, keyring: str | None) -> str:

@@ -179,7 +179,9 @@ class Bus:
         word = type(error).__name__.removeprefix("DBus").removesuffix("Error")
         if not name and word == "NoSuchUnit":
             name = SYSTEMD + word
-        elif not name and message and word not in {"Base", "ConnectionRefused", "Interrupted"} and self._bus is not None:
+        elif (
+            not name and message and word not in {"Base", "ConnectionRefused", "Interrupted"} and self._bus is not None
+        ):
             name = DBUS + word
         return BusError(name, message, code)
 

@@ -58,6 +58,7 @@ _KINDS: dict[str, type[MachctlError]] = {
 
 _SERVICES = {
     "org.freedesktop.machine1": ("systemd-machined", "systemd-machined.service", "systemd-container"),
+    "org.freedesktop.network1": ("systemd-networkd", "systemd-networkd.service", "systemd"),
     "org.freedesktop.import1": ("systemd-importd", "systemd-importd.service", "systemd-container"),
     "org.freedesktop.systemd1": ("systemd", "", "systemd-sysv"),
     "org.freedesktop.DBus": ("the system bus", "dbus.socket", "dbus"),

@@ -11,7 +11,6 @@ import fcntl
 import os
 import select
 import signal
-import termios
 from collections.abc import Mapping, Sequence
 
 from machines.errors import CommandFailed, InvalidValue, MachctlError, NotFound, NotPermitted, NotRunning, Unsupported
@@ -22,6 +21,9 @@ from machines.host.bus.signals import Caught
 from machines.host.bus.stdio import Stdio
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 from machines.host.registered import Registered, registered_machine
+
+# asm-generic/ioctls.h; termios has it from Python 3.13 on.
+_TIOCGPTPEER = 0x5441
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -210,7 +212,7 @@ def _with_terminal(command: _Command, env: dict[str, str]) -> int:
             doing = f"open a terminal in machine {command.machine}"
             raise error.translated(doing=doing, service="org.freedesktop.machine1") from None
     # As long as we have its other end open, reading ends with the command and not with EIO before its start.
-    ends = [master, fcntl.ioctl(master, termios.TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)]
+    ends = [master, fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)]
 
     def dispatch() -> bool:
         ended = command.dispatch()
@@ -299,7 +301,7 @@ def _connected(machine: str) -> Bus:
         if error.code in _NO_BUS or error.name in {DBUS + "ServiceUnknown", DBUS + "NameHasNoOwner"}:
             raise Unsupported(
                 f"machine {machine} has no system bus to run commands through",
-                hint="it is still booting, or it lacks systemd and dbus: use machctl create with packages=dbus,systemd-sysv",
+                hint="it is still booting, or the packages dbus and systemd-sysv are not in it",
             ) from None
         raise error.translated(doing=f"connect to machine {machine}") from None
     return bus

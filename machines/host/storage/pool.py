@@ -6,10 +6,13 @@ from __future__ import annotations
 import glob
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotFound
-from machines.host.run import run
-from machines.model.observed import Tree
+from machines.model.tree import Tree
+
+if TYPE_CHECKING:
+    from machines.host.run import Completed
 
 POOL = "/var/lib/machines"
 
@@ -82,6 +85,13 @@ def filesystem_of(path: str) -> str:
     return kind
 
 
+def _run(argv: list[str], *, check: bool = True) -> Completed:
+    # Imported here because subprocess is, and listing the pool needs neither.
+    from machines.host.run import run
+
+    return run(argv, check=check)
+
+
 def make_empty(name: str) -> str:
     """Make an empty staging tree for machine ``name``, a subvolume where the pool is btrfs, and give its path."""
     path = staging_path(name)
@@ -90,7 +100,7 @@ def make_empty(name: str) -> str:
         # As tmpfiles.d/systemd-nspawn.conf has it: trees hold setuid programs of other users.
         os.makedirs(POOL, mode=0o700)
     if filesystem() == "btrfs":
-        run(["btrfs", "-q", "subvolume", "create", path])
+        _run(["btrfs", "-q", "subvolume", "create", path])
     else:
         os.mkdir(path)
     os.chmod(path, 0o755)
@@ -133,10 +143,10 @@ def remove_path(path: str) -> None:
     _refuse_mounts(path)
     _clear_immutable(path)
     if stat.S_ISDIR(os.lstat(path).st_mode) and _is_subvolume(path):
-        run(["btrfs", "-q", "property", "set", "-f", "-ts", path, "ro", "false"], check=False)
-        if run(["btrfs", "-q", "subvolume", "delete", path], check=False).returncode == 0:
+        _run(["btrfs", "-q", "property", "set", "-f", "-ts", path, "ro", "false"], check=False)
+        if _run(["btrfs", "-q", "subvolume", "delete", path], check=False).returncode == 0:
             return
-    done = run(["rm", "-rf", "--", path], check=False)
+    done = _run(["rm", "-rf", "--", path], check=False)
     if done.returncode != 0:
         raise MachctlError(f"{path} could not be removed: {done.stderr.strip().splitlines()[-1:]}", hint="see lsattr(1)")
 
@@ -153,7 +163,7 @@ def _is_subvolume(path: str) -> bool:
 
 def _clear_immutable(path: str) -> None:
     # machinectl read-only marks a plain directory with FS_IMMUTABLE_FL (machinectl(1)).
-    run(["chattr", "-i", "--", path], check=False)
+    _run(["chattr", "-i", "--", path], check=False)
 
 
 def _refuse_mounts(path: str) -> None:

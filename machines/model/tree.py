@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A root tree of the pool."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tree(NamedTuple):
+    """A root tree in the pool; ``kind`` is what machined calls its type: directory, subvolume, raw."""
+
+    name: str
+    path: str
+    kind: str = "directory"

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Machines, hosts and plans to test with."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from machines.declare.write import write_machine
+from machines.model.machine import Machine
+from machines.model.names import bridge_unit
+from machines.model.network import Network
+from machines.model.observed import Host, Link, Record, Tree
+from machines.model.source import Source
+from machines.plan.check import TOOLS
+from machines.plan.place import place
+from machines.plan.steps import Plan, Step
+from machines.render.files import Placement, render_bridge, render_guest, render_machine
+
+TRIXIE = Source("debian", "trixie")
+SUBNET = ipaddress.IPv4Network("10.64.7.0/24")
+NETWORK = Network("br0", SUBNET)
+BRIDGE = Link("br0", "bridge")
+
+
+def machine(name: str = "web", **values: Any) -> Machine:
+    """A machine on br0, declared in its own file."""
+    return Machine(
+        **{"name": name, "source": TRIXIE, "origin": f"/etc/machctl/fleet.d/{name}.toml", "bridges": ("br0",), **values}
+    )
+
+
+def placed(**values: Any) -> Placement:
+    """A machine's place on a br0 that machctl makes."""
+    return Placement(**{"networks": {"br0": NETWORK}, "addresses": {"br0": "10.64.7.2"}, "dns": ("192.0.2.53",), **values})
+
+
+def empty_host(**values: Any) -> Host:
+    """A host that has all it takes and no machines."""
+    return Host(
+        **{
+            "tools": frozenset({*TOOLS, "mmdebstrap", "debootstrap"}),
+            "networkd": True,
+            "free_bytes": 10 * 2**30,
+            "dns": ("192.0.2.53",),
+            **values,
+        }
+    )
+
+
+def host_with(*machines: Machine, **values: Any) -> Host:
+    """A host on which ``machines`` are just as declared, on a br0 that machctl made."""
+    host = empty_host(networks={"br0": SUBNET}, links={"br0": BRIDGE}, active=frozenset({bridge_unit("br0")}))
+    host = dataclasses.replace(host, nat_loaded=True)
+    for each in machines:
+        placement = place(each, host)
+        files = {each.origin: write_machine(each)} | render_machine(each, placement)
+        for network in placement.networks.values():
+            files |= render_bridge(network, networkd=host.networkd, dns=host.dns)
+        ports = tuple(sorted({str(port.host) for port in each.publish}))
+        host = dataclasses.replace(
+            host,
+            files={**host.files, **files},
+            trees={**host.trees, each.name: Tree(each.name, f"/var/lib/machines/{each.name}")},
+            guest_files={
+                **host.guest_files,
+                **{(each.name, path): text for path, text in render_guest(each, placement).items()},
+            },
+            records={**host.records, each.name: Record(each.name, dict(placement.addresses), ports)},
+            enabled={**host.enabled, **({each.name: True} if each.autostart else {})},
+        )
+    return dataclasses.replace(host, **values)
+
+
+def running(host: Host, *names: str) -> Host:
+    """``host`` with machines running in their own units."""
+    return dataclasses.replace(host, running={name: f"systemd-nspawn@{name}.service" for name in names})
+
+
+def edited(host: Host, path: str, text: str | None) -> Host:
+    """``host`` with another text in a file, or without the file."""
+    files: Mapping[str, str] = {name: old for name, old in host.files.items() if name != path}
+    return dataclasses.replace(host, files=files if text is None else {**files, path: text})
+
+
+def shown(plan: Plan) -> list[str]:
+    """What a plan does, a line for each step."""
+    return [str(step) for step in plan]
+
+
+def kinds(plan: Plan) -> list[type[Step]]:
+    """The kinds of a plan's steps, in order."""
+    return [type(step) for step in plan]
