@@ -24,6 +24,7 @@ _PRUNED = (
     "/var/lib/machctl/machines",
     "/var/lib/machctl/nat",
     "/var/lib/machctl/networks",
+    "/var/log/machctl",
 )
 
 

@@ -111,6 +111,12 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
+def telling_line(text: str) -> str:
+    """Give the line that says what is wrong: the first that names an error (nft points at it below), or the last."""
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for line in lines if "error" in line.lower()), last_line(text))
+
+
 def ending(returncode: int) -> str:
     """Say in words how a child ended that has ``returncode`` in the meaning of subprocess."""
     if returncode >= 0:
@@ -124,7 +130,7 @@ def ending(returncode: int) -> str:
 def failed(argv: Sequence[str], returncode: int, stderr: str) -> CommandFailed:
     """Give the error of a child that failed: its last line as the message, the command as the hint."""
     message = f"{os.path.basename(argv[0])} {ending(returncode)}"
-    said = last_line(stderr)
+    said = telling_line(stderr)
     hint = f"the command was: {shlex.join(argv)}"
     return CommandFailed(f"{message}: {said}" if said else message, hint=hint)
 

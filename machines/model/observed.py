@@ -54,6 +54,7 @@ class Host:
     files: Mapping[str, str] = field(default_factory=dict)
     guest_files: Mapping[tuple[str, str], str] = field(default_factory=dict)
     journals: Mapping[str, str] = field(default_factory=dict)
+    logs: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, Link] = field(default_factory=dict)
     routes: tuple[ipaddress.IPv4Network, ...] = ()
     listeners: tuple[Listener, ...] = ()

@@ -18,7 +18,7 @@ from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check import check_host, check_machine, check_new
 from machines.plan.claims import split_claims, with_claims
-from machines.plan.gc import half_made, plan_gc
+from machines.plan.gc import KILLED, half_made, plan_gc
 from machines.plan.machine import plan_machine
 from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
@@ -53,7 +53,8 @@ async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: b
             declared = declared_machines(host)
             observed = observe(host, [machine])
             if machine.name in half_made(observed, declared) and not dry_run:
-                await execute(plan_remove(machine.name, observed, declared), host, reporter=reporter)
+                left = plan_remove(machine.name, observed, declared, reason=KILLED)
+                await execute(left, host, reporter=reporter)
                 observed = observe(host, [machine])
             raise_all(check_new(machine, observed, declared))
             plan = plan_machine(machine, observed, declaration=write_machine(machine))
@@ -65,7 +66,9 @@ async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: b
             await execute(rest, host, reporter=reporter)
         except BaseException:
             with host.files.lock("fleet", wait=True, what="the fleet"):
-                back = plan_remove(machine.name, observe(host, [machine]), declared_machines(host))
+                back = plan_remove(
+                    machine.name, observe(host, [machine]), declared_machines(host), reason="it was not finished"
+                )
                 await execute(back, host, reporter=reporter.quietly())
             raise
     return plan

@@ -55,6 +55,7 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         active=active,
         files=host.files.read_files(_PATTERNS),
         guest_files=_guest_files(host, [machine for machine in machines if machine.name in trees], trees),
+        logs=_logs(host),
         journals=host.facts.journal_links(),
         links=host.facts.links(),
         routes=host.facts.routes(),
@@ -85,6 +86,11 @@ def read_networks(host: Host) -> dict[str, ipaddress.IPv4Network]:
         os.path.basename(path).removesuffix(".json"): ipaddress.IPv4Network(json.loads(text)["subnet"])
         for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items()
     }
+
+
+def _logs(host: Host) -> dict[str, str]:
+    names = {*host.pool.trees(), *_read_records(host)}
+    return {name: paths.bootstrap_log(name) for name in names if os.path.exists(paths.bootstrap_log(name))}
 
 
 def _read_records(host: Host) -> dict[str, Record]:

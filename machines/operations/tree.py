@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from machines.host.interfaces import BootstrapRequest
 from machines.model.machine import Machine
-from machines.render.paths import LOG_DIRECTORY
+from machines.render.paths import LOG_DIRECTORY, bootstrap_log
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host, Progress
@@ -61,7 +61,7 @@ async def make_tree(machine: Machine, guest_files: dict[str, str], host: Host, p
                 suite=machine.source.suite,
                 packages=packages(machine),
                 target=Path(target),
-                log=Path(f"{LOG_DIRECTORY}/{machine.name}.bootstrap.log"),
+                log=Path(bootstrap_log(machine.name)),
                 variant=machine.variant,
                 mirror=machine.mirror,
             ),

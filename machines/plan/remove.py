@@ -19,6 +19,8 @@ RM = "the machine is removed"
 def plan_remove(name: str, host: Host, declared: Mapping[str, Machine], *, reason: str = RM) -> Plan:
     """Give the steps after which nothing of machine ``name`` is left, nor a bridge that only it was on.
 
+    The log of its bootstrap goes only if the machine does for good: after a failure somebody wants to read it.
+
     Raises Conflict when the machine is declared in a file together with others, which people have to edit.
     """
     plan: Plan = []
@@ -48,6 +50,8 @@ def plan_remove(name: str, host: Host, declared: Mapping[str, Machine], *, reaso
     plan += [steps.RemoveFile(reason=reason, machine=name, path=path) for path in files]
     if name in host.journals:
         plan.append(steps.RemoveFile(reason="its journal was linked there", machine=name, path=host.journals[name]))
+    if name in host.logs and reason == RM:
+        plan.append(steps.RemoveFile(reason=reason, machine=name, path=host.logs[name]))
     if name in host.trees:
         plan.append(steps.RemoveTree(reason=reason, machine=name, path=host.trees[name].path))
     if any(path.startswith(paths.UNIT_DIRECTORY) for path in files):

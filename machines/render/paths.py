@@ -41,6 +41,11 @@ def port_unit(name: str, port: Publish, suffix: str) -> str:
     return f"machctl-port-{name}-{port.host}{address}.{suffix}"
 
 
+def bootstrap_log(name: str) -> str:
+    """All that the bootstrapper of a machine printed."""
+    return f"{LOG_DIRECTORY}/{name}.bootstrap.log"
+
+
 def network_record(bridge: str) -> str:
     """The record of a bridge that machctl made."""
     return f"{NETWORK_RECORD_DIRECTORY}/{bridge}.json"

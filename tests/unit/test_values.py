@@ -103,7 +103,8 @@ def test_memory_is_written_as_it_is_read(size: int) -> None:
 
 @given(st.floats(0.01, 8192))
 def test_processors_are_written_as_they_are_read(cpus: float) -> None:
-    assert values.parse_cpus(values.format_cpus(cpus)) == cpus
+    declared = values.parse_cpus(repr(cpus))
+    assert values.parse_cpus(values.format_cpus(declared)) == declared
 
 
 @given(

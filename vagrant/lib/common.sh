@@ -3,7 +3,7 @@
 
 CACHE=${MACHCTL_HOSTS_CACHE:-/var/cache/machctl-hosts}
 STATE=${MACHCTL_HOSTS_STATE:-/var/lib/machctl-hosts}
-BOOT_LIMIT=180 # seconds until a booting host is given up
+BOOT_LIMIT=300 # seconds until a booting host is given up: an emulated one takes 30 on an idle machine
 STOP_LIMIT=10  # seconds an orderly poweroff may take
 
 say() { printf 'host: %s\n' "$*" >&2; }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""enter.py LEADER CGROUP COMMAND...: runs COMMAND as root in the namespaces of a host.
+"""enter.py DIRECTORY LEADER CGROUP COMMAND...: runs COMMAND as root in the namespaces of a host.
 
 nsenter(1) would do, but for signals: it passes none on to the process that it forks for the PID namespace.
 """
@@ -15,6 +15,8 @@ CLONE_NEWPID = 0x20000000
 CLONE_OTHERS = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x40000000  # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWNET
 PR_SET_PDEATHSIG = 1
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+SHUTDOWN_WORDS = ("reboot", "poweroff", "halt", "shutdown")
+SHUTDOWN_LIMIT = 60
 KEPT = ("TERM", "COLORTERM", "NO_COLOR", "http_proxy", "https_proxy", "no_proxy")
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -92,20 +94,37 @@ def wait_for(child: int, foreground: bool) -> int:
         if pid == 0:
             continue
         if os.WIFSTOPPED(status):
-            if foreground:
+            # SIGSTOP is systemd-shutdown's: whoever stops with the child then never reaps it, and the host hangs.
+            if foreground and os.WSTOPSIG(status) != signal.SIGSTOP:
                 os.tcsetpgrp(0, os.getpgrp())
-            os.kill(os.getpid(), signal.SIGSTOP)
-            if foreground:
+                os.kill(os.getpid(), signal.SIGSTOP)
                 os.tcsetpgrp(0, child)
-            os.killpg(os.getpgid(child), signal.SIGCONT)
+                os.killpg(child, signal.SIGCONT)
             continue
         if foreground:
             os.tcsetpgrp(0, os.getpgrp())
         return os.waitstatus_to_exitcode(status)
 
 
+def wait_for_shutdown(directory: str, leader: int, leader_pid: int) -> None:
+    """Return when a host that is going down has gone, so that the next run does not enter its remains."""
+    import select
+    import subprocess
+    import time
+
+    state = ["nsenter", "-t", str(leader_pid), "-m", "-p", "--", "systemctl", "is-system-running"]
+    if b"stopping" in subprocess.run(state, capture_output=True, check=False).stdout:
+        ended = select.poll()
+        ended.register(leader, select.POLLIN)
+        ended.poll(SHUTDOWN_LIMIT * 1000)
+        end = time.monotonic() + SHUTDOWN_LIMIT
+        note = f"{directory}/leader"  # the supervisor's, which it takes away or replaces
+        while time.monotonic() < end and os.path.exists(note) and open(note).read().startswith(f"{leader_pid} "):
+            time.sleep(0.01)
+
+
 def main() -> int:
-    leader_pid, cgroup, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    directory, leader_pid, cgroup, command = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
     terminals = [os.isatty(fd) for fd in (0, 1, 2)]
     # In a pipeline the terminal stays with the whole pipeline's process group.
     foreground = terminals[0] and terminals[1] and os.tcgetpgrp(0) == os.getpgrp()
@@ -126,6 +145,8 @@ def main() -> int:
         except (PermissionError, ProcessLookupError):
             pass  # it has done so itself, and is past its exec
     code = wait_for(child, foreground)
+    if any(word in argument for argument in command for word in SHUTDOWN_WORDS):
+        wait_for_shutdown(directory, leader, leader_pid)
     return code if code >= 0 else 128 - code
 
 

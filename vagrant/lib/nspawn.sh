@@ -42,7 +42,7 @@ networkd_units() {
 supervise_nspawn() {
     local code=133 started
     if ! mount_file_systems; then
-        echo "its file systems could not be mounted" >failed
+        echo "its file systems could not be mounted; MACHCTL_HOSTS_STATE must be where overlayfs can write" >failed
         return
     fi
     stat -c %Hd:%Ld root pool >devices
@@ -98,7 +98,7 @@ boot_once() {
     fi
 
     wait "$nspawn" || code=$?
-    rm -f leader
+    rm -f leader ready
     # slirp4netns keeps the dead host's network namespace, and with it its interfaces.
     if [[ -n $slirp ]]; then kill "$slirp" 2>/dev/null || true; fi
     if [[ -n ${attached-} ]]; then kill "$attached" 2>/dev/null || true; fi
@@ -142,14 +142,14 @@ await_boot() { # LEADER NSPAWN
 enter_nspawn() { # COMMAND...
     local leader start
     while :; do
-        if read -r leader start 2>/dev/null <"$dir/leader" && [[ -e $dir/ready && $(start_time "$leader") == "$start" ]]; then
+        if { read -r leader start <"$dir/leader"; } 2>/dev/null && [[ -e $dir/ready && $(start_time "$leader") == "$start" ]]; then
             break
         fi
         supervisor_alive || die "$name is not running: start it with vagrant/host up --name $name"
         wait_until "$BOOT_LIMIT" nspawn_ready_or_dead || die "$name did not boot in $BOOT_LIMIT s (log: $dir/console.log)"
     done
     find_cgroup
-    exec python3 -I -S "$HERE/lib/enter.py" "$leader" "$cgroup/host/payload" "$@"
+    exec python3 -I -S "$HERE/lib/enter.py" "$dir" "$leader" "$cgroup/host/payload" "$@"
 }
 
 nspawn_ready_or_dead() { [[ -e $dir/ready && -e $dir/leader ]] || ! supervisor_alive; }
@@ -157,9 +157,11 @@ nspawn_ready_or_dead() { [[ -e $dir/ready && -e $dir/leader ]] || ! supervisor_a
 stop_nspawn() {
     local leader start
     find_cgroup
-    if supervisor_alive && read -r leader start 2>/dev/null <"$dir/leader" && [[ $(start_time "$leader") == "$start" ]]; then
+    if supervisor_alive && { read -r leader start <"$dir/leader"; } 2>/dev/null && [[ $(start_time "$leader") == "$start" ]]; then
         # What systemd in a container takes for "power off".
         kill -RTMIN+4 "$leader" 2>/dev/null || true
+        # A run that somebody has stopped would not reap its command, and the PID namespace would not end before that.
+        pgrep -f "enter.py $dir $leader " | xargs -r kill -CONT 2>/dev/null || true
         wait_until "$STOP_LIMIT" supervisor_gone || true
     fi
     kill_cgroup "$cgroup"

@@ -18,36 +18,47 @@ find_cgroup() {
 
 start_supervisor() {
     find_cgroup
+    # What a killed supervisor has left running.
+    kill_cgroup "$cgroup"
     rm -f "$dir"/{ready,leader,failed,supervisor,booted}
     # All descriptors of the caller are let go: up may have been called in a pipe or under a lock.
     setsid unshare --mount --propagation private -- "$HERE/host" __supervise "$name" \
         </dev/null >>"$dir/supervisor.log" 2>&1 8>&- 9>&- &
     disown
-    wait_until 10 test -s "$dir/supervisor" || die "the supervisor of $name did not start (log: $dir/supervisor.log)"
-    wait_until "$BOOT_LIMIT" boot_settled || die "$name did not boot in $BOOT_LIMIT s (logs: $dir/console.log, $dir/supervisor.log)"
-    [[ -e $dir/ready ]] || die "$name did not boot: $(<"$dir/failed") (logs: $dir/console.log, $dir/supervisor.log)"
-    [[ $(<"$dir/ready") == running ]] || say "$name is $(<"$dir/ready"): see vagrant/host run --name $name -- systemctl --failed"
+    wait_until 30 test -s "$dir/supervisor" || die "the supervisor of $name did not start (log: $dir/supervisor.log)"
 }
 
-boot_settled() { [[ -e $dir/ready || -e $dir/failed ]]; }
+await_host() {
+    local logs="logs: $dir/console.log, $dir/supervisor.log" state
+    wait_until "$BOOT_LIMIT" boot_settled || die "$name did not boot in $BOOT_LIMIT s ($logs)"
+    [[ -e $dir/ready ]] || die "$name did not boot: $(cat "$dir/failed" 2>/dev/null || echo "its supervisor ended") ($logs)"
+    state=$(<"$dir/ready")
+    [[ $state == running ]] || say "$name is $state: vagrant/host run --name $name -- systemctl --failed says why"
+}
+
+boot_settled() { [[ -e $dir/ready || -e $dir/failed ]] || ! supervisor_alive; }
 
 supervisor_alive() {
     local pid start
-    read -r pid start 2>/dev/null <"$dir/supervisor" && [[ $(start_time "$pid") == "$start" ]]
+    { read -r pid start <"$dir/supervisor"; } 2>/dev/null && [[ $(start_time "$pid") == "$start" ]]
 }
 
-# A PID alone may long be somebody else's.
+# When a living process started, in ticks since boot: a PID alone may long be somebody else's.
 start_time() { # PID
     local stat
     { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 0
     # shellcheck disable=SC2086
     set -- ${stat##*) }
-    echo "${20}"
+    [[ $1 == [ZX] ]] || echo "${20}"
 }
 
 supervisor_gone() { ! supervisor_alive; }
 
-host_running() { [[ -e $dir/leader ]] && supervisor_alive; }
+# True while the host's PID 1, or the vm's qemu, lives.
+host_running() {
+    local pid start
+    { read -r pid start <"$dir/leader"; } 2>/dev/null && [[ $(start_time "$pid") == "$start" ]]
+}
 
 # In the supervisor: what start_supervisor has started.
 supervise() {

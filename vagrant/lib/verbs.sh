@@ -71,11 +71,14 @@ verb_up() {
     else
         create_host
     fi
-    host_running || {
+    # It may be booting still, or again, or on its way down.
+    if supervisor_alive; then wait_until "$BOOT_LIMIT" boot_settled || true; fi
+    if ! supervisor_alive; then
         raise_kernel_limits
         "need_$kind"
         start_supervisor
-    }
+    fi
+    await_host
     provision_host
 }
 

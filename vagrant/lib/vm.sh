@@ -129,7 +129,7 @@ enter_vm() { # COMMAND...
     local vm_state
     host_running || die "$name is not running: start it with vagrant/host up --name $name"
     connect_vm || die "$name does not answer (log: $dir/console.log)"
-    exec python3 -I "$HERE/lib/enter_vm.py" "$dir/ssh_config" "$name" "$@"
+    exec python3 -I "$HERE/lib/enter_vm.py" "$dir" "$name" "$@"
 }
 
 stop_vm() {

@@ -1,46 +1,122 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Jobs of the service manager, waited for by JobRemoved (org.freedesktop.systemd1(5)); the caller owns the time limit."""
+"""Jobs of the service manager, waited for by JobRemoved, org.freedesktop.systemd1(5).
+
+All jobs that are waited for at one time share a connection and a match: starting fifty machines is fifty calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, Literal
 
 from machines.errors import CommandFailed, MachctlError, TimedOut
 from machines.host.bus.connection import Connection
-from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE
+from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT
+
+Method = Literal["StartUnit", "StopUnit", "RestartUnit"]
+Mode = Literal["replace", "fail"]
 
 _WORDS = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
 
 
-async def run_job(member: str, unit: str, *, mode: str = "replace") -> None:
+async def run_job(member: Method, unit: str, *, mode: Mode = "replace") -> None:
     """Call StartUnit, StopUnit or RestartUnit for ``unit`` and wait until the job is done.
 
-    Raises CommandFailed when it ends any other way than done, TimedOut when systemd's own limit ran out.
+    The caller owns the time limit; when it is cancelled the job goes on. Raises CommandFailed when the job ends
+    any other way than done, TimedOut when systemd's own limit ran out (TimeoutStartSec=), and as
+    errors.translate() says: Conflict with mode "fail" against another job, NotFound, NotPermitted.
     """
-    async with Connection() as bus:
-        # systemd sends signals only to clients that asked for them.
-        await bus.call(SERVICE, PATH, MANAGER, "Subscribe", doing="listen to systemd")
-        removed: dict[str, str] = {}
-        changed = asyncio.Event()
+    doing = f"{_WORDS[member]} {unit}"
+    loop = asyncio.get_running_loop()
+    watcher = _watchers.setdefault(loop, _Watcher())
+    watcher.users += 1
+    try:
+        bus = await watcher.connected()
+        job = await bus.call(SERVICE, PATH, MANAGER, member, "ss", unit, mode, doing=doing)
+        result = await watcher.result(job, doing=doing)
+        if result == "failed" and member != "StopUnit":
+            # A job has no reason; the unit's is "timeout", "exit-code", "signal" ...
+            result = await _unit_result(bus, unit)
+    finally:
+        watcher.users -= 1
+        if watcher.users == 0:
+            _watchers.pop(loop, None)
+            await watcher.close()
+    if result != "done":
+        raise _failure(doing, unit, result)
 
-        def got(_path: str, body: list[Any]) -> None:
-            _id, job, _unit, result = body
-            removed[job] = result
-            changed.set()
 
-        async with bus.signals(SERVICE, MANAGER, "JobRemoved", got):
-            doing = f"{_WORDS[member]} {unit}"
-            job = await bus.call(SERVICE, PATH, MANAGER, member, "ss", unit, mode, doing=doing)
-            while job not in removed:
-                changed.clear()
-                await changed.wait()
-        if removed[job] != "done":
-            raise _failure(doing, unit, removed[job])
+class _Watcher:
+    """The connection that JobRemoved is listened to on, for as long as it has users."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._bus = Connection()
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._is_open = False
+        # A job may end before the reply that names it is here: whatever ends is kept.
+        self._ended: dict[str, str] = {}
+        self._waiting: dict[str, asyncio.Future[str]] = {}
+
+    async def connected(self) -> Connection:
+        """Give the connection, with its match in place."""
+        async with self._opening:
+            if not self._is_open:
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(self._bus)
+                    await stack.enter_async_context(
+                        self._bus.signals(SERVICE, MANAGER, "JobRemoved", self._job_removed)
+                    )
+                    # systemd sends signals only to clients that asked for them.
+                    await self._bus.call(SERVICE, PATH, MANAGER, "Subscribe", doing="listen to systemd")
+                    self._stack = stack.pop_all()
+                self._is_open = True
+        return self._bus
+
+    async def close(self) -> None:
+        """Remove the match and disconnect."""
+        await self._stack.aclose()
+
+    async def result(self, job: str, *, doing: str) -> str:
+        """Wait for the end of a job and give its result. Several may wait for the same: systemd merges jobs."""
+        if job in self._ended:
+            return self._ended[job]
+        future = self._waiting.setdefault(job, asyncio.get_running_loop().create_future())
+        await self._bus.wait_for(future, doing=doing)
+        return future.result()
+
+    def _job_removed(self, _path: str, body: list[Any]) -> None:
+        _id, job, _unit, result = body
+        self._ended[job] = result
+        future = self._waiting.pop(job, None)
+        if future is not None:
+            future.set_result(result)
+
+
+_watchers: dict[asyncio.AbstractEventLoop, _Watcher] = {}
+
+
+async def _unit_result(bus: Connection, unit: str) -> str:
+    try:
+        path = await bus.call(SERVICE, PATH, MANAGER, "LoadUnit", "s", unit, doing=f"read {unit}")
+        properties = "org.freedesktop.DBus.Properties"
+        return str(await bus.call(SERVICE, path, properties, "Get", "ss", SERVICE_UNIT, "Result", doing=f"read {unit}"))
+    except MachctlError:
+        # It is no service, or is gone.
+        return "failed"
 
 
 def _failure(doing: str, unit: str, result: str) -> MachctlError:
     hint = f"journalctl -u {unit} says why"
     if result == "timeout":
         return TimedOut(f"cannot {doing}: systemd's own time limit ran out", hint=hint)
-    return CommandFailed(f"cannot {doing}: {result}", hint=hint)
+    reason = {
+        "failed": "it failed",
+        "success": "it failed",
+        "exit-code": "its main process ended with an error",
+        "dependency": "a unit that it needs failed",
+        "canceled": "another job came in its way",
+    }.get(result, result)
+    return CommandFailed(f"cannot {doing}: {reason}", hint=hint)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hosts of vagrant/host as tests use them: commands in them, what they look like, and machines without a bootstrap."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+PROGRAM = Path(__file__).parents[1] / "vagrant/host"
+T = TypeVar("T")
+
+KEEP = bool(os.environ.get("MACHCTL_TESTS_KEEP"))
+"""Leave the hosts up at the end, and take them as they are at the next start: for writing tests."""
+
+# All that a machine may leave on a host. Of links no state and no index: those change with what others do.
+SNAPSHOT = r"""
+echo '== links'
+ip -o link | sed -E 's/^[0-9]+: ([^:@]+).* mtu ([0-9]+).*/\1 mtu \2/' | sort
+echo '== addresses'
+ip -o -4 address | awk '{print $2, $4}' | sort
+echo '== nft'
+nft list ruleset
+echo '== files'
+find /etc/systemd /etc/machctl /var/lib/machctl /run/machctl /run/systemd/nspawn /var/log/machctl \
+    -printf '%M %u:%g %p -> %l\n' 2>/dev/null | sort -k 3
+find /var/lib/machines -maxdepth 1 -printf '%M %u:%g %p\n' | sort -k 3
+find /var/log/journal -maxdepth 1 -type l -printf '%p -> %l\n' | sort
+echo '== content'
+find /etc/systemd /etc/machctl /var/lib/machctl -type f -exec sha256sum {} + 2>/dev/null | sort -k 2
+echo '== mounts'
+findmnt --raw --noheadings --output TARGET | grep -vE '^/run/(user|credentials)' | sort
+echo '== units'
+systemctl list-units --all --plain --no-legend 'machctl-*' 'systemd-nspawn@*' | awk '{print $1, $3, $4}' | sort
+systemctl --failed --plain --no-legend
+echo '== machines'
+machinectl list --no-legend | awk '{print $1}' | sort
+echo '== tools'
+ps -eo args= | grep -E '^(/usr/bin/perl|perl|/bin/sh|sh|unshare|setpriv)?.*(debootstrap|dpkg|apt-get|gpgv)' | grep -v grep | sort
+true
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended: its exit status and what it printed."""
+
+    words: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.words)!r} ended with {self.status}\nstdout: {self.stdout}\nstderr: {self.stderr}"
+
+    def json(self) -> Any:
+        """Give what it printed, parsed."""
+        return json.loads(self.stdout)
+
+    def says(self, *words: str) -> None:
+        """Assert that its error names each of ``words``."""
+        missing = [word for word in words if word.lower() not in self.stderr.lower()]
+        assert not missing, f"{missing} not said by {self}"
+
+
+class Host:
+    """A throwaway host."""
+
+    def __init__(self, name: str, *options: str) -> None:
+        self.name = name
+        self.options = options
+
+    def up(self) -> None:
+        """Make and boot it, or only bring the checkout in it up to date."""
+        # Not a pipe: what it starts in the background would hold it open.
+        done = subprocess.run(
+            [PROGRAM, "up", "--name", self.name, *self.options], stdin=subprocess.DEVNULL, check=False, timeout=900
+        )
+        if done.returncode:
+            pytest.fail(f"vagrant/host up {self.name} failed, see above", pytrace=False)
+
+    def down(self) -> None:
+        """Take it away."""
+        subprocess.run([PROGRAM, "down", "--name", self.name], stdin=subprocess.DEVNULL, check=True, timeout=120)
+
+    def argv(self, *words: str) -> list[str]:
+        """Give the command of the outer machine that runs ``words`` in it."""
+        return [str(PROGRAM), "run", "--name", self.name, "--", *words]
+
+    def run(self, *words: str, status: int | None = 0, stdin: str = "", timeout: float = 120) -> Done:
+        """Run a command in it; assert its exit ``status``, whatever it is for None."""
+        ended = subprocess.run(
+            self.argv(*words), input=stdin.encode(), capture_output=True, check=False, timeout=timeout
+        )
+        done = Done(words, ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
+        assert status is None or done.status == status, f"{done}\nwanted {status}"
+        assert "Traceback" not in done.stderr, done
+        return done
+
+    def sh(self, script: str, *words: str, status: int | None = 0, timeout: float = 120) -> str:
+        """Run a shell script in it; give what it printed."""
+        return self.run("sh", "-c", script, "sh", *words, status=status, timeout=timeout).stdout.strip()
+
+    def machctl(self, *words: str, status: int | None = 0, stdin: str = "", timeout: float = 300) -> Done:
+        """Run machctl in it."""
+        return self.run("machctl", *words, status=status, stdin=stdin, timeout=timeout)
+
+    @contextlib.contextmanager
+    def background(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command in it beside the test; what is left of it at the end is killed."""
+        process = subprocess.Popen(
+            self.argv(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def write(self, path: str, text: str, mode: str = "644") -> None:
+        """Write a file in it."""
+        self.run("sh", "-c", 'mkdir -p "${1%/*}" && cat >"$1" && chmod "$2" "$1"', "sh", path, mode, stdin=text)
+
+    def read(self, path: str) -> str:
+        """Read a file in it."""
+        return self.run("cat", path).stdout
+
+    def exists(self, path: str) -> bool:
+        """Tell whether there is such a file in it, be it a broken symlink."""
+        return self.run("sh", "-c", 'test -e "$1" || test -L "$1"', "sh", path, status=None).status == 0
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """Give what ``machctl show`` says of a machine."""
+        return self.machctl("show", name, "--json").json()
+
+    def state(self, name: str) -> str:
+        """Give a machine's state, as list has it; "" for none."""
+        rows = self.machctl("list", "--json").json()
+        return next((row["state"] for row in rows if row["name"] == name), "")
+
+    def get(self, url: str) -> str:
+        """Fetch ``url`` in it."""
+        return self.run("curl", "-sS", "--globoff", "--max-time", "20", url).stdout
+
+    def snapshot(self) -> str:
+        """Give what machines leave on it: links, rules, files, mounts, units, processes."""
+        return self.run("sh", "-c", SNAPSHOT).stdout
+
+    def assert_same(self, before: str, *, limit: float = 5) -> None:
+        """Assert that it looks as it did; what ends by itself (a unit, a mount) has ``limit`` seconds for it."""
+        after = until(self.snapshot, lambda now: now == before, limit=limit)
+        changes = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=0)
+        assert after == before, "the host is not as before:\n" + "\n".join(changes)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Assert that it is in the end what it was in the beginning."""
+        before = self.snapshot()
+        yield
+        self.assert_same(before)
+
+    # --- machines without a bootstrap ---
+
+    def keep_tree(self, name: str) -> str:
+        """Copy the tree of a stopped machine out of machined's sight; give where to."""
+        kept = f"/var/lib/machines/.kept-{name}"
+        self.sh(
+            'test -d "$2" || btrfs -q subvolume snapshot "$1" "$2" 2>/dev/null || cp -a --reflink=auto "$1" "$2"',
+            f"/var/lib/machines/{name}",
+            kept,
+        )
+        return kept
+
+    def place_tree(self, kept: str, name: str) -> None:
+        """Make a tree of its own for machine ``name`` from one that was kept."""
+        self.sh(
+            'btrfs -q subvolume snapshot "$1" "$2" 2>/dev/null || cp -a --reflink=auto "$1" "$2"; '
+            ': >"$2/etc/machine-id"; rm -rf "$2/var/log/journal/"*',
+            kept,
+            f"/var/lib/machines/{name}",
+        )
+
+    def drop_tree(self, kept: str) -> None:
+        """Remove a tree that was kept."""
+        self.sh('btrfs -q subvolume delete "$1" >/dev/null 2>&1 || rm -rf --one-file-system "$1"', kept)
+
+
+def until(look: Callable[[], T], good: Callable[[T], bool], *, limit: float = 30, every: float = 0.2) -> T:
+    """Look again until it is ``good`` or the time is over; give what was seen last."""
+    end = time.monotonic() + limit
+    while True:
+        seen = look()
+        if good(seen) or time.monotonic() > end:
+            return seen
+        time.sleep(every)

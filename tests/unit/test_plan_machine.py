@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From what is declared and what is there to the steps between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from typing import Any
+
+import pytest
+
+from machines.declare.write import write_machine
+from machines.errors import Conflict
+from machines.model.machine import Machine, Publish
+from machines.model.names import bridge_unit
+from machines.model.observed import Host, Link
+from machines.plan import machine as reasons
+from machines.plan import steps
+from machines.plan.claims import split_claims, with_claims
+from machines.plan.machine import plan_machine, restart_note
+from machines.render import paths
+from samples import BRIDGE, edited, empty_host, host_with, kinds, machine, running, shown
+
+WEB = machine(publish=(Publish(8080, 80),))
+SETTINGS = paths.settings_file("web")
+SOCKET = f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080.socket"
+NAT = f"{paths.NAT_DIRECTORY}/machine-web.nft"
+
+
+def test_new_machine_is_claimed_then_made_then_placed_then_settled() -> None:
+    plan = plan_machine(WEB, empty_host(), declaration=write_machine(WEB))
+    subnet = next(step.subnet for step in plan if isinstance(step, steps.ClaimNetwork))
+    address = str(ipaddress.IPv4Network(subnet)[2])
+    assert shown(plan) == [
+        f"record bridge br0 with subnet {subnet}",
+        f"record machine web with address {address} on br0",
+        "bootstrap debian:trixie",
+        "write /etc/machctl/fleet.d/web.toml",
+        "write /etc/systemd/system/machctl-port-web-8080.socket",
+        "write /etc/systemd/system/machctl-port-web-8080.service",
+        "write /etc/systemd/nspawn/web.nspawn",
+        "write /etc/systemd/system/systemd-nspawn@web.service.d/50-machctl.conf",
+        "write /var/lib/machctl/nat/machine-web.nft",
+        "write /var/lib/machctl/nat/bridge-br0.nft",
+        "write /var/lib/machctl/nat.nft",
+        "write /etc/systemd/network/70-machctl-br0.netdev",
+        "write /etc/systemd/network/70-machctl-br0.network",
+        "place the tree in /var/lib/machines/web",
+        "reload systemd-networkd",
+        "reload systemd",
+        "start machctl-bridge@br0.service",
+        "load the nft table inet machctl",
+    ]
+    assert all(step.reason and step.machine == "web" for step in plan)
+
+
+@pytest.mark.parametrize(
+    "declared", [machine(), WEB, machine(autostart=True, memory=2**29, cpus=1.5, hostname="www")]
+)
+def test_what_is_as_declared_needs_nothing(declared: Machine) -> None:
+    assert plan_machine(declared, host_with(declared), declaration=write_machine(declared)) == []
+
+
+def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
+    """``host`` once the files, records and networks of a plan are there."""
+    host = with_claims(host, plan)
+    files, guest = dict(host.files), dict(host.guest_files)
+    links, active, enabled = dict(host.links), set(host.active), dict(host.enabled)
+    for step in plan:
+        match step:
+            case steps.WriteFile():
+                files[step.path] = step.text
+            case steps.RemoveFile():
+                files.pop(step.path, None)
+            case steps.WriteGuestFile():
+                guest[step.machine, step.path] = step.text
+            case steps.MakeTree():
+                guest |= {(step.machine, path): text for path, text in step.guest_files.items()}
+            case steps.PlaceTree():
+                host = dataclasses.replace(host, trees=host_with(declared).trees)
+            case steps.StartUnit() if step.unit.startswith("machctl-bridge@"):
+                bridge = step.unit.removeprefix("machctl-bridge@").removesuffix(".service")
+                links[bridge] = Link(bridge, "bridge")
+                active.add(step.unit)
+            case steps.EnableUnit():
+                enabled[step.machine] = True
+            case steps.DisableUnit():
+                enabled[step.machine] = False
+            case _:
+                pass
+    return dataclasses.replace(
+        host, files=files, guest_files=guest, links=links, active=frozenset(active), enabled=enabled, nat_loaded=True
+    )
+
+
+@pytest.mark.parametrize("networkd", [True, False])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        machine(),
+        WEB,
+        machine(autostart=True),
+        machine(bridges=("br0", "br1", "br2")),
+        machine(bridges=("lan0", "br0"), publish=(Publish(8080, 80),)),
+    ],
+)
+def test_a_plan_that_was_done_leaves_nothing_to_do(declared: Machine, *, networkd: bool) -> None:
+    host = empty_host(networkd=networkd, links={"lan0": Link("lan0", "bridge")})
+    plan = plan_machine(declared, host, declaration=write_machine(declared))
+    assert plan_machine(declared, after(plan, declared, host), declaration=write_machine(declared)) == []
+
+
+def test_hand_edit_is_shown_and_put_right() -> None:
+    host = host_with(WEB)
+    host = edited(host, SETTINGS, host.files[SETTINGS].replace("NotifyReady=yes", "NotifyReady=no"))
+    (step,) = plan_machine(WEB, host)
+    assert isinstance(step, steps.WriteFile)
+    assert (step.path, step.reason) == (SETTINGS, reasons.DIFFERS)
+    assert step.detail.splitlines() == ["-NotifyReady=no", "+NotifyReady=yes"]
+    assert "NotifyReady=yes" in step.text
+
+
+def test_line_that_looks_like_a_diffs_heading_is_shown() -> None:
+    host = host_with(WEB)
+    host = edited(host, SETTINGS, host.files[SETTINGS] + "--x\n")
+    (step,) = plan_machine(WEB, host)
+    assert step.detail.splitlines() == ["---x"]
+
+
+def test_file_that_was_deleted_is_written_again() -> None:
+    plan = plan_machine(WEB, edited(host_with(WEB), paths.dropin_file("web"), None))
+    assert shown(plan) == [f"write {paths.dropin_file('web')}", "reload systemd"]
+
+
+@pytest.mark.parametrize("path", [SETTINGS, paths.dropin_file("web"), SOCKET, NAT, paths.NAT_FILE])
+def test_foreign_file_in_the_way_is_a_conflict(path: str) -> None:
+    with pytest.raises(Conflict, match="is there already and machctl did not write it") as caught:
+        plan_machine(WEB, edited(host_with(WEB), path, "# mine\n"))
+    assert path in caught.value.message
+    assert caught.value.exit_code == 5
+
+
+def test_file_of_another_machine_in_the_way_is_a_conflict() -> None:
+    other = host_with(machine("db")).files[paths.settings_file("db")]
+    with pytest.raises(Conflict):
+        plan_machine(WEB, edited(host_with(WEB), SETTINGS, other))
+
+
+def test_foreign_bridge_is_used_and_never_touched() -> None:
+    declared = machine(bridges=("lan0",), publish=(Publish(8080, 80),))
+    plan = plan_machine(declared, empty_host(links={"lan0": Link("lan0", "bridge", ("eth0",))}))
+    written = {step.path: step.text for step in plan if isinstance(step, steps.WriteFile)}
+    assert "Port=tcp:8080:80" in written[SETTINGS]
+    assert not [path for path in written if "nat" in path or "lan0" in path]
+    assert not {steps.ClaimNetwork, steps.ReloadNetworkd, steps.LoadNat, steps.RemoveLink} & set(kinds(plan))
+
+
+@pytest.mark.parametrize(
+    ("autostart", "enabled", "wanted"),
+    [
+        (True, False, ["enable systemd-nspawn@web.service"]),
+        (True, True, []),
+        (False, True, ["disable systemd-nspawn@web.service"]),
+        (False, False, []),
+    ],
+)
+def test_autostart(*, autostart: bool, enabled: bool, wanted: list[str]) -> None:
+    declared = machine(autostart=autostart)
+    assert shown(plan_machine(declared, host_with(declared, enabled={"web": enabled}))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"nat_loaded": False}, ["load the nft table inet machctl"]),
+        ({"active": frozenset()}, ["start machctl-bridge@br0.service"]),
+        ({"links": {}}, ["restart machctl-bridge@br0.service"]),
+        ({"links": {}, "active": frozenset()}, ["start machctl-bridge@br0.service"]),
+    ],
+)
+def test_network_that_is_not_in_the_kernel_is_brought_back(values: dict[str, Any], wanted: list[str]) -> None:
+    assert shown(plan_machine(WEB, host_with(WEB, **values))) == wanted
+
+
+def test_new_port_of_a_running_machine_answers_at_once() -> None:
+    plan = plan_machine(WEB, running(host_with(machine()), "web"))
+    assert "restart machctl-port-web-8080.socket" in shown(plan)
+    assert shown(plan).index("reload systemd") < shown(plan).index("restart machctl-port-web-8080.socket")
+
+
+def test_port_of_a_machine_that_does_not_run_is_not_listened_on() -> None:
+    assert steps.StartUnit not in kinds(plan_machine(WEB, host_with(machine())))
+
+
+def test_port_that_is_no_longer_published_goes() -> None:
+    plan = plan_machine(machine(), running(host_with(WEB), "web"))
+    assert {step.path for step in plan if isinstance(step, steps.RemoveFile)} == {
+        SOCKET,
+        SOCKET.replace(".socket", ".service"),
+        NAT,
+    }
+    assert "stop machctl-port-web-8080.socket" in shown(plan)
+    assert "load the nft table inet machctl" in shown(plan)
+
+
+def test_files_of_other_machines_stay() -> None:
+    db = machine("db", publish=(Publish(5432, 5432),))
+    host = host_with(WEB, db)
+    plan = plan_machine(machine(), host)
+    assert not [step for step in plan if "db" in getattr(step, "path", "")]
+
+
+def test_file_in_the_tree_follows() -> None:
+    path = paths.guest_network_file("host0")
+    host = host_with(WEB)
+    old = host.guest_files["web", path].replace("LLDP=yes", "LLDP=no")
+    (step,) = plan_machine(WEB, dataclasses.replace(host, guest_files={("web", path): old}))
+    assert isinstance(step, steps.WriteGuestFile)
+    assert step.detail.splitlines() == ["-LLDP=no", "+LLDP=yes"]
+
+
+def test_file_in_the_tree_of_a_bridge_that_is_gone_is_removed() -> None:
+    host = host_with(machine(bridges=("br0", "br1")))
+    plan = plan_machine(machine(), host)
+    assert "remove /etc/systemd/network/10-machctl-host1.network in the tree of web" in shown(plan)
+
+
+def test_file_of_the_guests_own_stays() -> None:
+    host = host_with(WEB)
+    own = {("web", paths.guest_network_file("host3")): "[Match]\nName=host3\n"}
+    assert plan_machine(WEB, dataclasses.replace(host, guest_files={**host.guest_files, **own})) == []
+
+
+def test_running_machine_is_named_where_its_settings_count_later() -> None:
+    host = running(host_with(WEB), "web")
+    changed = edited(host, SETTINGS, host.files[SETTINGS] + "\n")
+    assert restart_note(plan_machine(WEB, changed), changed) == ["web"]
+    assert restart_note(plan_machine(WEB, host), host) == []
+
+
+def test_restart_is_not_asked_of_a_machine_that_does_not_run() -> None:
+    host = host_with(WEB)
+    changed = edited(host, SETTINGS, host.files[SETTINGS] + "\n")
+    assert restart_note(plan_machine(WEB, changed), changed) == []
+
+
+def test_two_new_machines_get_two_addresses_on_one_bridge() -> None:
+    host = empty_host()
+    first = plan_machine(machine("a"), host)
+    second = plan_machine(machine("b"), with_claims(host, split_claims(first)[0]))
+    claims = [step for step in [*first, *second] if isinstance(step, steps.Claim)]
+    assert len({step.record.addresses["br0"] for step in claims}) == 2
+    assert kinds([*first, *second]).count(steps.ClaimNetwork) == 1
+
+
+def test_machine_keeps_its_address() -> None:
+    db, web = machine("db"), WEB
+    host = host_with(db, web)
+    address = host.records["web"].addresses["br0"]
+    alone = dataclasses.replace(host, records={"web": host.records["web"]})
+    assert plan_machine(web, alone) == []
+    assert address in alone.files[NAT]
+
+
+def test_new_subnet_overlaps_no_route_of_the_host() -> None:
+    taken = ipaddress.IPv4Network("10.64.0.0/11")
+    plan = plan_machine(machine(), empty_host(routes=(taken,)))
+    (claim,) = [step for step in plan if isinstance(step, steps.ClaimNetwork)]
+    assert not ipaddress.IPv4Network(claim.subnet).overlaps(taken)
+
+
+def test_no_subnet_left_is_a_conflict_that_says_so() -> None:
+    with pytest.raises(Conflict, match="no free subnet for bridge br0"):
+        plan_machine(machine(), empty_host(routes=(ipaddress.IPv4Network("10.0.0.0/8"),)))
+
+
+def test_bridge_that_came_back_with_its_record_is_machctls() -> None:
+    host = host_with(WEB)
+    assert plan_machine(WEB, dataclasses.replace(host, links={"br0": BRIDGE})) == []
+    assert bridge_unit("br0") in host.active

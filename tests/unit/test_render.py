@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A value never becomes syntax: rendered files parse back to the values that went in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from machines.declare.values import parse_cpus
+from machines.errors import InvalidValue
+from machines.model.machine import Bind, Machine, Publish
+from machines.render import paths
+from machines.render.environment import render
+from machines.render.files import render_bridge, render_guest, render_machine
+from samples import NETWORK, machine, placed
+
+CONTINUATION = "\\"
+
+
+def settings(text: str) -> list[tuple[str, str, str]]:
+    """Read a unit file as systemd does (systemd.syntax(7)): section, key and value of every assignment."""
+    found = []
+    section, pending = "", ""
+    # "\n" alone ends a line there, whatever Python's splitlines() thinks.
+    for raw in text.split("\n"):
+        line = pending + raw
+        pending = ""
+        if not line.strip(" \t\r") or (line[0] in "#;"):
+            continue
+        if (len(line) - len(line.rstrip(CONTINUATION))) % 2:
+            pending = line[:-1] + " "
+            continue
+        line = line.strip(" \t\r")
+        if line.startswith("["):
+            section = line.strip("[]")
+            continue
+        key, equals, value = line.partition("=")
+        assert equals, f"{line!r} is no assignment"
+        found.append((section, key.rstrip(), value.lstrip()))
+    return found
+
+
+def words(value: str) -> Iterator[str]:
+    r"""Split as nspawn splits Bind=: extract_first_word() at ":" without coalescing; "\" takes the next as it is."""
+    word, escaped = "", False
+    for character in value:
+        if escaped:
+            word, escaped = word + character, False
+        elif character == "\\":
+            escaped = True
+        elif character == ":":
+            yield word
+            word = ""
+        else:
+            word += character
+    assert not escaped, "a backslash at the end escapes nothing"
+    yield word
+
+
+def values(files: dict[str, str], path: str, section: str, key: str) -> list[str]:
+    return [value for in_section, name, value in settings(files[path]) if (in_section, name) == (section, key)]
+
+
+# Whatever is printable, and often what means something to one parser or another.
+path_texts = st.text(
+    st.one_of(st.sampled_from(":\\ %\"'#;=[]$,+-/"), st.characters(exclude_categories=["C", "Z"])), max_size=20
+).map(lambda text: f"/{text}".rstrip())
+
+
+@given(source=path_texts, destination=path_texts, read_only=st.booleans(), idmap=st.booleans())
+@example(source="/a\\", destination="/b\\", read_only=False, idmap=False)
+@example(source="/a:b", destination="/c:ro", read_only=True, idmap=True)
+@example(source="/ #", destination="/%n", read_only=False, idmap=True)
+def test_bind_parses_back(source: str, destination: str, *, read_only: bool, idmap: bool) -> None:
+    bind = Bind(source, destination, read_only)
+    place = placed(idmap_paths=frozenset({source} if idmap else ()))
+    found = render_machine(machine(binds=(bind,)), place)[paths.settings_file("web")]
+    (line,) = [(key, value) for section, key, value in settings(found) if section == "Files" and key.startswith("Bind")]
+    assert line[0] == ("BindReadOnly" if read_only else "Bind")
+    assert list(words(line[1])) == [source, destination, *(["idmap"] if idmap else [])]
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x0b", "\x1b", "\x85", "\u2028", "\u2029", "\udc80"])
+def test_value_of_several_lines_is_refused(character: str) -> None:
+    bad = f"/a{character}[Exec]"
+    machines = [
+        machine(binds=(Bind(bad, "/x"),)),
+        machine(binds=(Bind("/x", bad),)),
+        machine(hostname=bad),
+        machine(origin=bad),
+    ]
+    for each in machines:
+        with pytest.raises(InvalidValue, match="cannot stand in a line"):
+            render_machine(each, placed())
+
+
+def test_value_that_no_template_knows_is_an_error() -> None:
+    with pytest.raises(Exception, match="undefined"):
+        render("bridge.netdev", header="# x")
+
+
+@pytest.mark.parametrize("networkd", [True, False])
+def test_every_file_says_whose_it_is(*, networkd: bool) -> None:
+    declared = machine(bridges=("br0", "lan0"), publish=(Publish(8080, 80),), binds=(Bind("/srv", "/srv"),))
+    for files in (render_machine(declared, placed()), render_guest(declared, placed())):
+        assert files
+        assert {paths.owner(text) for text in files.values()} == {("machine", "web")}
+    bridge = render_bridge(NETWORK, networkd=networkd, dns=())
+    assert {paths.owner(text) for path, text in bridge.items() if path != paths.NAT_FILE} == {("bridge", "br0")}
+    assert paths.owner(bridge[paths.NAT_FILE]) == ("fleet", "nat")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[Exec]\nBoot=yes\n", "\n# machctl: machine web, x", "# machctl", "# machctl: machine", " # machctl: machine a"]
+)
+def test_file_of_somebody_else(text: str) -> None:
+    assert paths.owner(text) is None
+
+
+def test_the_same_goes_in_and_the_same_comes_out() -> None:
+    assert render_machine(machine(), placed()) == render_machine(machine(), placed())
+
+
+@pytest.mark.parametrize(("memory", "cpus", "wanted"), [
+    (None, None, []),
+    (512 * 2**20, None, [("MemoryMax", "536870912")]),
+    (None, 1.5, [("CPUQuota", "150%")]),
+    (None, 0.015, [("CPUQuota", "1.5%")]),
+    (None, 8192.0, [("CPUQuota", "819200%")]),
+])  # fmt: skip
+def test_limits(memory: int | None, cpus: float | None, wanted: list[tuple[str, str]]) -> None:
+    files = render_machine(machine(memory=memory, cpus=cpus), placed())
+    found = settings(files[paths.dropin_file("web")])
+    assert [(key, value) for _, key, value in found if key in {"MemoryMax", "CPUQuota"}] == wanted
+
+
+def test_quota_is_what_systemd_can_read() -> None:
+    # parse_permyriad(): digits, a point and two digits at most, never an exponent.
+    for cpus in (0.01, 0.07, 0.3333, 1.2345, 1234.56, 8192.0, parse_cpus("0.33333333")):
+        (quota,) = values(
+            render_machine(machine(cpus=cpus), placed()), paths.dropin_file("web"), "Service", "CPUQuota"
+        )
+        number = quota.removesuffix("%")
+        assert number.replace(".", "", 1).isdigit()
+        assert len(number.partition(".")[2]) <= 2
+
+
+def listening(port: Publish, *, ipv6: bool = True) -> list[str]:
+    """The addresses that a socket unit of machctl answers on."""
+    files = render_machine(machine(publish=(port,)), placed(ipv6_loopback=ipv6))
+    return [
+        value
+        for path, text in files.items()
+        if path.endswith(".socket")
+        for _, key, value in settings(text)
+        if key == "ListenStream"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("port", "listen"),
+    [
+        (Publish(8080, 80), ["127.0.0.1:8080", "[::]:8080"]),
+        (Publish(8080, 80, "127.0.0.1"), ["127.0.0.1:8080"]),
+        (Publish(8080, 80, "192.0.2.1"), []),
+        (Publish(8080, 80, "::1"), ["[::1]:8080"]),
+        (Publish(8080, 80, "2001:db8::1"), ["[2001:db8::1]:8080"]),
+    ],
+)
+def test_sockets_answer_where_nat_cannot(port: Publish, listen: list[str]) -> None:
+    assert listening(port) == listen
+
+
+def test_without_ipv6_nothing_listens_on_it() -> None:
+    assert listening(Publish(8080, 80), ipv6=False) == ["127.0.0.1:8080"]
+
+
+def nat_rules(declared: Machine) -> str:
+    return render_machine(declared, placed()).get(f"{paths.NAT_DIRECTORY}/machine-web.nft", "")
+
+
+@pytest.mark.parametrize(
+    ("port", "match"),
+    [
+        (Publish(8080, 80), "meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 tcp dport 8080"),
+        (Publish(8080, 80, "192.0.2.1"), "ip daddr 192.0.2.1 tcp dport 8080"),
+    ],
+)
+def test_nat_leads_to_the_machine(port: Publish, match: str) -> None:
+    rules = nat_rules(machine(publish=(port,))).splitlines()[1:]
+    assert rules == [f"add rule inet machctl {chain} {match} dnat ip to 10.64.7.2:80" for chain in ("prerouting", "output")]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "2001:db8::1"])
+def test_nat_has_no_rule_for_what_sockets_answer(address: str) -> None:
+    assert "dnat" not in nat_rules(machine(publish=(Publish(8080, 80, address),)))
+
+
+def test_port_on_a_foreign_bridge_is_nspawns() -> None:
+    files = render_machine(machine(publish=(Publish(8080, 80),)), placed(networks={}, addresses={}))
+    assert values(files, paths.settings_file("web"), "Network", "Port") == ["tcp:8080:80"]
+    assert not [path for path in files if path.endswith(".nft")]
+
+
+def test_second_bridge_has_a_link_of_its_own() -> None:
+    files = render_machine(machine(bridges=("br0", "lan0")), placed())
+    assert values(files, paths.settings_file("web"), "Network", "Bridge") == ["br0"]
+    assert values(files, paths.settings_file("web"), "Network", "VirtualEthernetExtra") == ["vb1-web:host1"]
+    assert values(files, paths.dropin_file("web"), "Service", "ExecStartPost") == ["ip link set vb1-web master lan0 up"]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A machine to its declaration file and back, with whatever people wrote beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from machines.declare.fleet import own_file, parse_fleet
+from machines.declare.values import MEMORY_MIN
+from machines.declare.write import write_machine
+from machines.model.machine import DEFAULT_BRIDGE, Bind, Machine, Publish
+from machines.model.source import DEBIAN_SUITES, Source
+from samples import machine
+
+names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,5})?", fullmatch=True)
+bridges = st.from_regex(r"[a-z][a-z0-9_.-]{0,14}", fullmatch=True).filter(lambda name: name not in {"all", "default"})
+# What stands in a path of the host: anything printable but the colon that separates the two.
+parts = st.text(
+    st.one_of(st.sampled_from(" %'\"\\#=[]{}$"), st.characters(categories=["L", "N", "P", "S"], exclude_characters=":/")),
+    min_size=1,
+    max_size=12,
+).filter(lambda part: part.strip() == part and part not in {".", ".."} and part.isprintable())
+paths = st.lists(parts, min_size=1, max_size=3).map(lambda found: "/" + "/".join(found))
+publishes = st.builds(
+    Publish,
+    st.integers(1, 65535),
+    st.integers(1, 65535),
+    st.none() | st.ip_addresses().filter(lambda address: not address.is_unspecified).map(str),
+)
+keys = st.from_regex(r"ssh-[a-z0-9]{1,10} [A-Za-z0-9+/]{4,20}={0,2}( [ -~]{0,20}[!-~])?", fullmatch=True)
+machines = st.builds(
+    Machine,
+    name=names,
+    source=st.builds(Source, st.just("debian"), st.sampled_from(sorted(set(DEBIAN_SUITES.values())))),
+    origin=st.just(""),
+    bridges=st.just((DEFAULT_BRIDGE,)) | st.lists(bridges, min_size=1, max_size=3, unique=True).map(tuple),
+    publish=st.lists(publishes, max_size=3, unique_by=lambda port: port.host).map(tuple),
+    binds=st.lists(
+        st.builds(Bind, paths, paths, st.booleans()), max_size=3, unique_by=lambda bind: bind.destination
+    ).map(tuple),
+    packages=st.lists(st.from_regex(r"[a-z0-9][a-z0-9+.-]{1,10}", fullmatch=True), max_size=3).map(tuple),
+    mirror=st.none() | st.just("https://deb.example/debian"),
+    variant=st.sampled_from(["minbase", "buildd", "important", "standard"]),
+    bootstrapper=st.sampled_from(["auto", "debootstrap", "mmdebstrap"]),
+    memory=st.none() | st.integers(MEMORY_MIN, 2**50),
+    cpus=st.none() | st.integers(1, 819200).map(lambda hundredths: hundredths / 100),
+    hostname=st.none() | names,
+    ssh_keys=st.lists(keys, max_size=2).map(tuple),
+    autostart=st.booleans(),
+)
+
+
+@settings(max_examples=40)
+@given(machines)
+def test_machine_is_read_as_it_was_written(declared: Machine) -> None:
+    text = write_machine(declared)
+    found, errors = parse_fleet({"": text})
+    assert errors == []
+    assert found == {declared.name: declared}
+
+
+@settings(max_examples=40)
+@given(machines)
+def test_writing_twice_changes_nothing(declared: Machine) -> None:
+    text = write_machine(declared)
+    assert write_machine(declared, text) == text
+
+
+@settings(max_examples=40)
+@given(before=machines, after=machines)
+def test_an_edit_leaves_nothing_of_before(before: Machine, after: Machine) -> None:
+    after = dataclasses.replace(after, name=before.name)
+    found, errors = parse_fleet({"": write_machine(after, write_machine(before))})
+    assert errors == []
+    assert found == {after.name: after}
+
+
+def test_new_file_is_short_and_says_how_to_go_on() -> None:
+    assert write_machine(machine(memory=2**29, cpus=2.0)).splitlines() == [
+        "# Written by machctl create. Edit it as you like, then run: machctl apply",
+        "",
+        "[machines.web]",
+        'source = "debian:trixie"',
+        'bridges = ["br0"]',
+        'memory = "512M"',
+        "cpus = 2",
+    ]
+
+
+def test_comments_order_and_other_machines_are_kept() -> None:
+    text = (
+        "# our fleet\n\n[machines.db]\nsource = 'debian'  # stable\n\n"
+        '[machines.web]\nautostart = true # always\nbridges = [\n  "br0", # the office\n]\nsource = "debian:trixie"\n'
+    )
+    found, _ = parse_fleet({own_file("web"): text})
+    assert write_machine(found["web"], text) == text
+    limited = write_machine(machine(autostart=True, memory=2**30), text)
+    assert limited == text + 'memory = "1G"\n'
+
+
+@pytest.mark.parametrize("name", ["db.example.org", "1", "a-b"])
+def test_name_that_needs_quotes_in_toml(name: str) -> None:
+    assert list(tomllib.loads(write_machine(machine(name)))["machines"]) == [name]
