@@ -19,6 +19,10 @@ class Jobs:
         """Start a unit and wait."""
         await jobs.run_job("StartUnit", unit)
 
+    async def wait_started(self, unit: str, job: str) -> None:
+        """Wait for a job that was dispatched before."""
+        await jobs.wait_started(unit, job)
+
     async def stop(self, unit: str) -> None:
         """Stop a unit and wait."""
         await jobs.run_job("StopUnit", unit)

@@ -10,7 +10,7 @@ from machines.cli.options import Options
 from machines.cli.output import note, report_error
 from machines.cli.running import run
 from machines.errors import MachctlError
-from machines.operations.fleet import for_each
+from machines.operations.together import for_each
 
 PARTLY = 9
 

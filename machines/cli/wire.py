@@ -128,6 +128,10 @@ class Units:
             "result": details.result,
         }
 
+    def start(self, unit: str) -> str:
+        """Dispatch a job that starts a unit."""
+        return self._manager.start(unit)
+
     def enable(self, units: Sequence[str]) -> None:
         """Make units start at boot."""
         self._manager.enable(units)

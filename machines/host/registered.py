@@ -57,11 +57,12 @@ def registered_machine(name: str, *, directory: str = MACHINES) -> Registered | 
         fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, ValueError):
         return None
-    with os.fdopen(fd, "rb") as file:
-        try:
-            text = file.read(_STATE_MAX).decode(errors="replace")
-        except OSError:
-            return None
+    try:
+        text = os.read(fd, _STATE_MAX).decode(errors="replace")
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     machine = parse_state(name, text)
     return machine if machine is not None and os.path.isdir(f"/proc/{machine.leader}") else None
 

@@ -26,6 +26,10 @@ HELD_SECONDS = 0.5
 """How long piped input is held back at most: systemd flushes a terminal's input when it resets it for the shell,
 and the first output shows that this is over."""
 
+AGAIN_SECONDS = 0.5
+"""How often the end of piped input is told again: the kernel drops a ^D that comes while a shell switches its
+terminal between the modes for its own line and for the command's."""
+
 _CHUNK = 64 * 1024
 _WRITE = 4096
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
@@ -165,6 +169,8 @@ class _Forwarder:
             events[self._pty] = select.POLLIN
         if self._typed and not self._shown:
             events[self._pty] |= select.POLLOUT
+        elif self._eof and not self._shown:
+            wait = AGAIN_SECONDS
         elif not self._typed and not self._eof:
             wait = max(0.0, self._held_until - time.monotonic()) if self._held_until else None
             if not wait:
@@ -176,6 +182,8 @@ class _Forwarder:
         caught.unblock()
         found = poll.poll(None if wait is None else wait * 1000)
         caught.block()
+        if self._eof and not found:
+            self._typed = b"\x04"
         return {fd for fd, _ in found}
 
     def _output(self) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from machines.model.names import machine_unit
-from machines.operations.lifecycle import start_machine, stop_machine
+from machines.operations.lifecycle import dispatch_start, finish_start, stop_machine
 from machines.operations.observe import write_network, write_record
 from machines.operations.reporter import Reporter
 from machines.operations.tree import make_tree
@@ -38,7 +38,7 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
         case steps.StopUnit():
             await host.jobs.stop(step.unit)
         case steps.StartMachine():
-            await start_machine(step.name, host)
+            await finish_start(step.name, dispatch_start(step.name, host), host)
         case steps.StopMachine():
             await stop_machine(step.name, host, terminate=step.terminate)
         case _:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, parse_fleet
@@ -14,7 +13,9 @@ from machines.model.machine import Machine
 from machines.model.observed import Host as Observed
 from machines.operations.execute import execute
 from machines.operations.observe import observe
+from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
+from machines.operations.together import for_each
 from machines.plan import steps
 from machines.plan.check import check_host, check_machine, check_new
 from machines.plan.claims import split_claims, with_claims
@@ -47,7 +48,7 @@ async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: b
 
     Raises all that is wrong at once before the first change. A failure or an interrupt takes everything back.
     """
-    raise_all(check_host(observe_host(host), verb="create"))
+    check_ready(host, verb="create")
     with host.files.lock(machine_lock(machine.name), wait=False, what=f"machine {machine.name}"):
         with host.files.lock("fleet", wait=True, what="the fleet"):
             declared = declared_machines(host)
@@ -102,7 +103,7 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
 
     A machine that fails stops its own steps, not those of the others.
     """
-    raise_all(check_host(observe_host(host), verb="apply"))
+    check_ready(host, verb="apply")
     with host.files.lock("fleet", wait=True, what="the fleet"):
         plans, _ = plan_fleet(names, host, verb="apply")
         for plan in plans.values():
@@ -116,7 +117,7 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
 
 async def change(name: str, edit: Callable[[Machine], Machine], host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
     """Edit the declaration of machine ``name`` and apply it; give the plan. Raises NotFound if it is not declared."""
-    raise_all(check_host(observe_host(host), verb="set"))
+    check_ready(host, verb="set")
     with (
         host.files.lock(machine_lock(name), wait=False, what=f"machine {name}"),
         host.files.lock("fleet", wait=True, what="the fleet"),
@@ -142,7 +143,7 @@ async def remove(name: str, host: Host, reporter: Reporter, *, force: bool, dry_
 
     Raises Conflict for a running machine without ``force``, NotFound where there is nothing of that name.
     """
-    raise_all(check_host(observe_host(host), verb="rm"))
+    check_ready(host, verb="rm")
     with (
         host.files.lock(machine_lock(name), wait=False, what=f"machine {name}"),
         host.files.lock("fleet", wait=True, what="the fleet"),
@@ -163,7 +164,7 @@ async def remove(name: str, host: Host, reporter: Reporter, *, force: bool, dry_
 
 async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
     """Remove what killed runs left, and nothing that another machctl is working on; give the plan."""
-    raise_all(check_host(observe_host(host), verb="gc"))
+    check_ready(host, verb="gc")
     with host.files.lock("fleet", wait=True, what="the fleet"):
         leftovers = host.pool.leftovers()
         observed = observe(host)
@@ -175,32 +176,9 @@ async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> P
     return plan
 
 
-def observe_host(host: Host) -> Observed:
-    """Look only at what decides whether machctl can change anything at all."""
-    import os
-
-    return Observed(euid=os.geteuid(), booted=host.booted(), machined=host.facts.machined_state())
-
-
 def observe_running(host: Host) -> Observed:
     """Look only at what runs."""
     return Observed(running=host.running())
-
-
-async def for_each(
-    names: Iterable[str], act: Callable[[str], Awaitable[object]]
-) -> dict[str, MachctlError]:
-    """Do something to every machine at once; give the errors of those where it failed."""
-    failed: dict[str, MachctlError] = {}
-
-    async def one(name: str) -> None:
-        try:
-            await act(name)
-        except MachctlError as error:
-            failed[name] = error
-
-    await asyncio.gather(*(one(name) for name in names))
-    return failed
 
 
 async def _locked(name: str, plan: Plan, host: Host, reporter: Reporter) -> None:

@@ -12,19 +12,28 @@ if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
 
-async def start_machine(name: str, host: Host) -> None:
-    """Start a machine; this returns when it says it is ready (systemd.nspawn(5), NotifyReady=).
+def dispatch_start(name: str, host: Host) -> str:
+    """Tell systemd to start a machine and give the job.
 
-    Raises NotFound without a tree, CommandFailed with what nspawn said last.
+    What then waits for it takes longer to import than this whole call; the machine boots meanwhile.
+    Raises NotFound without a tree.
     """
     if name not in host.pool.trees():
         raise NotFound(
             f"machine {name} has no tree in /var/lib/machines",
             hint=f"if it is declared, machctl apply {name} makes it anew; machctl rm {name} forgets it",
         )
+    return host.units.start(machine_unit(name))
+
+
+async def finish_start(name: str, job: str, host: Host) -> None:
+    """Wait until a machine says it is ready (systemd.nspawn(5), NotifyReady=).
+
+    Raises CommandFailed with what nspawn said last; the caller owns the time limit.
+    """
     unit = machine_unit(name)
     try:
-        await host.jobs.start(unit)
+        await host.jobs.wait_started(unit, job)
     except CommandFailed as error:
         raise CommandFailed(
             f"machine {name} did not start: {_last_words(unit, host) or error.message}",

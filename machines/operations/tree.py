@@ -40,10 +40,31 @@ MASKED = (
     "systemd-firstboot.service",
     "systemd-hwdb-update.service",
     "systemd-journal-catalog-update.service",
+    "systemd-network-generator.service",
+    "systemd-networkd-persistent-storage.service",
     "systemd-networkd-wait-online.service",
     "systemd-pcrphase.service",
     "systemd-pcrphase-sysinit.service",
+    "systemd-remount-fs.service",
     "systemd-timesyncd.service",
+    "systemd-tmpfiles-setup-dev-early.service",
+    "systemd-tmpfiles-setup-dev.service",
+)
+
+# Programs that systemd runs at every boot to find disks, boot loaders and kernel command lines
+# (systemd.generator(7)): 100 ms of processor time for things no container has.
+MASKED_GENERATORS = (
+    "systemd-bless-boot-generator",
+    "systemd-cryptsetup-generator",
+    "systemd-debug-generator",
+    "systemd-getty-generator",
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+    "systemd-integritysetup-generator",
+    "systemd-run-generator",
+    "systemd-system-update-generator",
+    "systemd-tpm2-generator",
+    "systemd-veritysetup-generator",
 )
 
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -99,4 +120,6 @@ def customize(machine: Machine, guest_files: dict[str, str], target: str, host: 
         guests.write_file(target, "/root/.ssh/authorized_keys", "\n".join(machine.ssh_keys) + "\n", mode=0o600)
     for unit in MASKED:
         guests.link(target, f"/etc/systemd/system/{unit}", "/dev/null")
+    for generator in MASKED_GENERATORS:
+        guests.link(target, f"/etc/systemd/system-generators/{generator}", "/dev/null")
     host.tools.run(["systemctl", "--quiet", f"--root={target}", "enable", *ENABLED])

@@ -37,6 +37,7 @@ def exec_(
     try:
         status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal)
     except NotRunning:
+        _require(name)
         raise
     except MachctlError as error:
         if error.exit_code not in {126, 127}:
@@ -57,14 +58,18 @@ def shell(
     user, _, name = machine.rpartition("@")
     check_known_name(name)
     variables = dict(_variable(text) for text in setenv)
-    reason = open_shell(
-        name,
-        user=user or "root",
-        command=command or [],
-        env={"TERM": os.environ.get("TERM", "dumb"), **variables},
-        connected=lambda: _greet(name, quiet=context.obj.quiet),
-        timeout=context.obj.timeout,
-    )
+    try:
+        reason = open_shell(
+            name,
+            user=user or "root",
+            command=command or [],
+            env={"TERM": os.environ.get("TERM", "dumb"), **variables},
+            connected=lambda: _greet(name, quiet=context.obj.quiet),
+            timeout=context.obj.timeout,
+        )
+    except NotRunning:
+        _require(name)
+        raise
     if sys.stdin.isatty() and not context.obj.quiet:
         note(f"\r\nleft machine {name}; what runs in that shell has ended" if reason == "escape" else "")
 
@@ -91,6 +96,14 @@ def logs(
     argv += [] if sys.stdout.isatty() and not follow else ["--no-pager"]
     host = RealHost()
     host.tools.replace(journal_command(name, host, argv))
+
+
+def _require(name: str) -> None:
+    """Raise NotFound where a machine does not run because there is none."""
+    from machines.cli.wire import RealHost
+    from machines.operations.inspect import require
+
+    require([name], RealHost())
 
 
 def _greet(name: str, *, quiet: bool) -> None:

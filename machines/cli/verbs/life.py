@@ -11,14 +11,11 @@ import typer
 from machines.cli.names import names as names_argument
 from machines.cli.options import Options
 from machines.cli.plans import show_plan
-from machines.cli.progress import Progress
-from machines.cli.several import on_each
 from machines.cli.wire import RealHost
-from machines.errors import InvalidValue, raise_all
-from machines.operations import fleet, lifecycle
-from machines.operations.execute import execute
+from machines.errors import InvalidValue, MachctlError, raise_all
+from machines.operations import lifecycle
 from machines.operations.inspect import expand, require
-from machines.plan.check import check_host
+from machines.operations.ready import check_ready
 from machines.plan.lifecycle import plan_enable, plan_start, plan_stop
 
 # A first boot on a slow host takes its time; NotifyReady= has its own limit in the unit.
@@ -50,15 +47,31 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
         show_plan(plans, options)
         return 0
 
+    jobs, failed = _dispatch([name for name in chosen if plans[name]], host)
+
     async def act(name: str) -> str | None:
-        if not plans[name] and wait is None:
-            return f"{name} is running already"
-        await execute(plans[name], host, reporter=Progress(options))
+        if name in failed:
+            raise failed[name]
+        if name in jobs:
+            await lifecycle.finish_start(name, jobs[name], host)
         if wait:
             await lifecycle.wait_for_address(name, host)
-        return None
+        return None if name in jobs else f"{name} is running already"
+
+    from machines.cli.several import on_each
 
     return on_each(chosen, act, options, verb="start", done="started", timeout=START_SECONDS)
+
+
+def _dispatch(names: Sequence[str], host: RealHost) -> tuple[dict[str, str], dict[str, MachctlError]]:
+    jobs: dict[str, str] = {}
+    failed: dict[str, MachctlError] = {}
+    for name in names:
+        try:
+            jobs[name] = lifecycle.dispatch_start(name, host)
+        except MachctlError as error:
+            failed[name] = error
+    return jobs, failed
 
 
 def stop(
@@ -123,6 +136,7 @@ def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> 
         show_plan({name: plan_stop(name, terminate=terminate) for name in chosen}, options)
         return 0
     limit = options.timeout or STOP_SECONDS
+    from machines.cli.several import on_each
 
     async def act(name: str) -> None:
         await lifecycle.stop_in_time(name, host, terminate=terminate, timeout=limit)
@@ -132,6 +146,11 @@ def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> 
 
 def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:
     host = RealHost()
+    from machines.cli.progress import Progress
+    from machines.cli.several import on_each
+    from machines.operations import fleet
+    from machines.operations.execute import execute
+
     verb = "enable" if on else "disable"
     chosen = _chosen(patterns, host, verb=verb)
     declared = fleet.declared_machines(host)
@@ -160,7 +179,7 @@ def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:
 
 
 def _chosen(patterns: Sequence[str], host: RealHost, *, verb: str) -> list[str]:
-    raise_all(check_host(fleet.observe_host(host), verb=verb))
+    check_ready(host, verb=verb)
     chosen = expand(patterns, host)
     require(chosen, host)
     return chosen

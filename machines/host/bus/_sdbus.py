@@ -75,7 +75,8 @@ class Bus:
         self._bus: Any = None
 
     def __enter__(self) -> Self:
-        self.open()
+        if self._bus is None:
+            self.open()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -7,15 +7,18 @@ All jobs that are waited for at one time share a connection and a match: startin
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 
 from machines.errors import CommandFailed, MachctlError, TimedOut
 from machines.host.bus.connection import Connection
-from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT
+from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 
 Method = Literal["StartUnit", "StopUnit", "RestartUnit"]
 Mode = Literal["replace", "fail"]
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
 
 _WORDS = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
 
@@ -28,23 +31,49 @@ async def run_job(member: Method, unit: str, *, mode: Mode = "replace") -> None:
     errors.translate() says: Conflict with mode "fail" against another job, NotFound, NotPermitted.
     """
     doing = f"{_WORDS[member]} {unit}"
-    loop = asyncio.get_running_loop()
-    watcher = _watchers.setdefault(loop, _Watcher())
-    watcher.users += 1
-    try:
+    async with _watching() as watcher:
         bus = await watcher.connected()
         job = await bus.call(SERVICE, PATH, MANAGER, member, "ss", unit, mode, doing=doing)
         result = await watcher.result(job, doing=doing)
         if result == "failed" and member != "StopUnit":
             # A job has no reason; the unit's is "timeout", "exit-code", "signal" ...
             result = await _unit_result(bus, unit)
+    if result != "done":
+        raise _failure(doing, unit, result)
+
+
+async def wait_started(unit: str, job: str) -> None:
+    """Wait for a job that was dispatched by other means and that starts ``unit``; errors as run_job() has them.
+
+    The job may have ended before anybody listened, so it is asked for once that is the case; the state of the unit
+    says how one ended that is no more.
+    """
+    doing = f"start {unit}"
+    async with _watching() as watcher:
+        bus = await watcher.connected()
+        result = "done"
+        if await _exists(bus, job):
+            result = await watcher.result(job, doing=doing)
+        elif await _unit_property(bus, unit, UNIT, "ActiveState") not in {"active", "reloading"}:
+            result = "failed"
+        if result == "failed":
+            result = await _unit_result(bus, unit)
+    if result != "done":
+        raise _failure(doing, unit, result)
+
+
+@asynccontextmanager
+async def _watching() -> AsyncIterator[_Watcher]:
+    loop = asyncio.get_running_loop()
+    watcher = _watchers.setdefault(loop, _Watcher())
+    watcher.users += 1
+    try:
+        yield watcher
     finally:
         watcher.users -= 1
         if watcher.users == 0:
             _watchers.pop(loop, None)
             await watcher.close()
-    if result != "done":
-        raise _failure(doing, unit, result)
 
 
 class _Watcher:
@@ -98,11 +127,22 @@ class _Watcher:
 _watchers: dict[asyncio.AbstractEventLoop, _Watcher] = {}
 
 
+async def _exists(bus: Connection, job: str) -> bool:
+    try:
+        await bus.call(SERVICE, job, PROPERTIES, "Get", "ss", f"{SERVICE}.Job", "State", doing=f"read {job}")
+    except MachctlError:
+        return False
+    return True
+
+
+async def _unit_property(bus: Connection, unit: str, interface: str, name: str) -> str:
+    path = await bus.call(SERVICE, PATH, MANAGER, "LoadUnit", "s", unit, doing=f"read {unit}")
+    return str(await bus.call(SERVICE, path, PROPERTIES, "Get", "ss", interface, name, doing=f"read {unit}"))
+
+
 async def _unit_result(bus: Connection, unit: str) -> str:
     try:
-        path = await bus.call(SERVICE, PATH, MANAGER, "LoadUnit", "s", unit, doing=f"read {unit}")
-        properties = "org.freedesktop.DBus.Properties"
-        return str(await bus.call(SERVICE, path, properties, "Get", "ss", SERVICE_UNIT, "Result", doing=f"read {unit}"))
+        return await _unit_property(bus, unit, SERVICE_UNIT, "Result")
     except MachctlError:
         # It is no service, or is gone.
         return "failed"

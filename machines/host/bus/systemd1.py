@@ -93,6 +93,10 @@ class SystemdManager:
                 states[name] = "not-found"
         return states
 
+    def start(self, unit: str) -> str:
+        """Dispatch a job that starts ``unit`` and give its object path; jobs.wait_started() waits for it (StartUnit)."""
+        return str(self._call(f"start {unit}", "StartUnit", "ss", unit, "replace"))
+
     def enable(self, units: Sequence[str]) -> None:
         """Make the units start at boot (EnableUnitFiles); reload() afterwards. Raises Conflict where another
         file is in the way."""

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One thing done to several machines at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from machines.errors import MachctlError
+
+
+async def for_each(names: Iterable[str], act: Callable[[str], Awaitable[object]]) -> dict[str, MachctlError]:
+    """Do something to every machine at once; give the errors of those where it failed."""
+    failed: dict[str, MachctlError] = {}
+
+    async def one(name: str) -> None:
+        try:
+            await act(name)
+        except MachctlError as error:
+            failed[name] = error
+
+    await asyncio.gather(*(one(name) for name in names))
+    return failed
