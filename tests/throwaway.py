@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +32,9 @@ ip -o -4 address | awk '{print $2, $4}' | sort
 echo '== nft'
 nft list ruleset
 echo '== files'
-find /etc/systemd /etc/machctl /var/lib/machctl /run/machctl /run/systemd/nspawn /var/log/machctl \
+find /etc/systemd /etc/machctl /var/lib/machctl /run/machctl /run/systemd/nspawn \
     -printf '%M %u:%g %p -> %l\n' 2>/dev/null | sort -k 3
-find /var/lib/machines -maxdepth 1 -printf '%M %u:%g %p\n' | sort -k 3
+find /var/lib/machines -maxdepth 1 ! -name '.kept-*' -printf '%M %u:%g %p\n' | sort -k 3
 find /var/log/journal -maxdepth 1 -type l -printf '%p -> %l\n' | sort
 echo '== content'
 find /etc/systemd /etc/machctl /var/lib/machctl -type f -exec sha256sum {} + 2>/dev/null | sort -k 2
@@ -105,6 +106,10 @@ class Host:
         assert status is None or done.status == status, f"{done}\nwanted {status}"
         assert "Traceback" not in done.stderr, done
         return done
+
+    def pipe(self, *words: str, data: bytes, timeout: float = 120) -> bytes:
+        """Run a command in it with ``data`` on stdin; give its stdout, byte for byte."""
+        return subprocess.run(self.argv(*words), input=data, stdout=subprocess.PIPE, check=True, timeout=timeout).stdout
 
     def sh(self, script: str, *words: str, status: int | None = 0, timeout: float = 120) -> str:
         """Run a shell script in it; give what it printed."""
@@ -203,3 +208,76 @@ def until(look: Callable[[], T], good: Callable[[T], bool], *, limit: float = 30
         if good(seen) or time.monotonic() > end:
             return seen
         time.sleep(every)
+
+
+# --- hosts with a machine ---
+
+MAIN_JOB = (
+    "create", "debian", "--bridge", "br0", "-p", "8080:80", "--package", "nginx-light", "--start", "--wait", "ip"
+)  # fmt: skip
+HOSTS = {
+    "trixie": ("t-trixie", "--suite", "trixie", "--pool", "btrfs"),
+    "static": ("t-static", "--suite", "trixie", "--pool", "ext4", "--networkd", "no"),
+    "bookworm": ("t-bookworm", "--suite", "bookworm", "--pool", "btrfs"),
+    "forky": ("t-forky", "--suite", "forky", "--pool", "btrfs"),
+}
+
+
+@dataclass(frozen=True)
+class Road:
+    """A host on which the main job was done: how it looked before, and what create said."""
+
+    host: Host
+    before: str
+    created: Done
+    suite: str
+
+    def ready(self) -> Road:
+        """See to it that the machine runs, whatever the test before did."""
+        if self.host.state("debian") != "running":
+            self.host.machctl("start", "debian", "--wait", "ip")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Give the machine's address."""
+        (address,) = self.host.machine("debian")["addresses"]
+        return str(address)
+
+
+class Roads:
+    """The hosts that were asked for so far."""
+
+    def __init__(self) -> None:
+        self._roads: dict[str, Road] = {}
+        self._failed: dict[str, str] = {}
+        self.hosts: list[Host] = []
+
+    def get(self, suite: str) -> Road:
+        """Give a host with its machine; made when it is asked for first."""
+        if suite in self._failed:
+            pytest.fail(f"host {suite}: {self._failed[suite]}", pytrace=False)
+        if suite not in self._roads:
+            try:
+                self._roads[suite] = self._make(suite)
+            except BaseException as error:
+                self._failed[suite] = str(error)
+                raise
+        return self._roads[suite]
+
+    def _make(self, suite: str) -> Road:
+        for tool in ("bash", "nsenter", "unshare"):
+            if shutil.which(tool) is None:
+                pytest.skip(f"{tool} is not installed")
+        host = Host(*HOSTS[suite])
+        self.hosts.append(host)
+        if not KEEP:
+            host.down()
+        host.up()
+        if KEEP and host.exists("/root/before") and host.state("debian"):
+            return Road(host, host.read("/root/before"), Done(MAIN_JOB, 0, "", host.read("/root/created")), suite)
+        before = host.snapshot()
+        created = host.machctl(*MAIN_JOB, timeout=600)
+        host.write("/root/before", before)
+        host.write("/root/created", created.stderr)
+        return Road(host, before, created, suite)

@@ -140,12 +140,6 @@ def test_foreign_file_in_the_way_is_a_conflict(path: str) -> None:
     assert caught.value.exit_code == 5
 
 
-def test_file_of_another_machine_in_the_way_is_a_conflict() -> None:
-    other = host_with(machine("db")).files[paths.settings_file("db")]
-    with pytest.raises(Conflict):
-        plan_machine(WEB, edited(host_with(WEB), SETTINGS, other))
-
-
 def test_foreign_bridge_is_used_and_never_touched() -> None:
     declared = machine(bridges=("lan0",), publish=(Publish(8080, 80),))
     plan = plan_machine(declared, empty_host(links={"lan0": Link("lan0", "bridge", ("eth0",))}))

@@ -12,7 +12,7 @@ import sys
 SYS_CLONE3 = 435  # the same on every architecture
 CLONE_INTO_CGROUP = 1 << 33
 CLONE_NEWPID = 0x20000000
-CLONE_OTHERS = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x40000000  # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWNET
+CLONE_OTHERS = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x40000000  # mount, cgroup, UTS, IPC, network
 PR_SET_PDEATHSIG = 1
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 SHUTDOWN_WORDS = ("reboot", "poweroff", "halt", "shutdown")
@@ -68,7 +68,7 @@ def become(leader: int, command: list[str], own_group: bool, foreground: bool) -
     os.chdir("/root")
     # Not os.execvpe: it imports modules, and from here on those are the host's.
     directories = [""] if "/" in command[0] else [f"{path}/" for path in environment["PATH"].split(":")]
-    reason = "no such command"
+    reason: str | None = "no such command"
     code = 127
     for directory in directories:
         try:
@@ -106,6 +106,15 @@ def wait_for(child: int, foreground: bool) -> int:
         return os.waitstatus_to_exitcode(status)
 
 
+def noted_leader(directory: str) -> int:
+    """The leader that the supervisor has written down, 0 when it has taken the note away."""
+    try:
+        with open(f"{directory}/leader") as note:
+            return int(note.read().split()[0])
+    except FileNotFoundError:
+        return 0
+
+
 def wait_for_shutdown(directory: str, leader: int, leader_pid: int) -> None:
     """Return when a host that is going down has gone, so that the next run does not enter its remains."""
     import select
@@ -118,8 +127,7 @@ def wait_for_shutdown(directory: str, leader: int, leader_pid: int) -> None:
         ended.register(leader, select.POLLIN)
         ended.poll(SHUTDOWN_LIMIT * 1000)
         end = time.monotonic() + SHUTDOWN_LIMIT
-        note = f"{directory}/leader"  # the supervisor's, which it takes away or replaces
-        while time.monotonic() < end and os.path.exists(note) and open(note).read().startswith(f"{leader_pid} "):
+        while time.monotonic() < end and noted_leader(directory) == leader_pid:
             time.sleep(0.01)
 
 

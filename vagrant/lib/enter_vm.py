@@ -41,7 +41,8 @@ def run_without_terminal(ask: list[str], line: str) -> int:
 
     def forward(number: int, _frame: object) -> None:
         # sshd makes the command's shell the leader of a process group; its note may be a moment late.
-        send = f"for i in 1 2 3 4 5 6 7 8 9; do test -s {note} && break; sleep 0.1; done; kill -{number} -- -$(cat {note})"
+        await_note = f"for i in 1 2 3 4 5 6 7 8 9; do test -s {note} && break; sleep 0.1; done"
+        send = f"{await_note}; kill -{number} -- -$(cat {note})"
         subprocess.run([*ask, send], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     for number in FORWARDED:

@@ -3,7 +3,7 @@
 
 # What the tests need beside machctl's own needs.
 TEST_PACKAGES="systemd-sysv systemd curl procps util-linux less strace python3-pytest openssl zstd"
-VM_PACKAGES="linux-image-cloud-amd64 initramfs-tools openssh-server udev kmod"
+VM_PACKAGES="linux-image-cloud-amd64 initramfs-tools openssh-server udev kmod libnss-myhostname"
 
 tree_packages() { # KIND
     sh "$HERE/provision.sh" --list-packages

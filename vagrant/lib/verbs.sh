@@ -137,21 +137,20 @@ verb_shell() {
 }
 
 verb_list() {
-    local conf state
-    {
-        echo "NAME KIND SUITE POOL NETWORKD STATE"
-        for conf in "$STATE"/*/conf; do
-            [[ -e $conf ]] || continue
-            conf=${conf%/conf}
-            load_host "${conf##*/}"
-            state=stopped
-            if host_running; then
-                state=booting
-                [[ ! -e $dir/ready ]] || state=$(<"$dir/ready")
-            fi
-            echo "$name $kind $suite $pool $networkd $state"
-        done
-    } | column -t
+    local conf state row='%-16s %-7s %-9s %-6s %-9s %s\n'
+    # shellcheck disable=SC2059 # one format for the head and the rows
+    printf "$row" NAME KIND SUITE POOL NETWORKD STATE
+    for conf in "$STATE"/*/conf; do
+        [[ -e $conf ]] || continue
+        conf=${conf%/conf}
+        load_host "${conf##*/}"
+        state=stopped
+        if host_running; then
+            state=$(cat "$dir/ready" 2>/dev/null || echo booting)
+        fi
+        # shellcheck disable=SC2059
+        printf "$row" "$name" "$kind" "$suite" "$pool" "$networkd" "$state"
+    done
 }
 
 verb_down() {

@@ -79,7 +79,7 @@ supervise_vm() {
             -kernel "$tree/vmlinuz" -initrd "$tree/initrd" -append "$append" \
             -drive "file=$dir/root.qcow2,if=virtio,format=qcow2,cache=unsafe,discard=unmap" \
             -drive "file=$dir/pool.img,if=virtio,format=raw,cache=unsafe,discard=unmap" \
-            -netdev "user,id=uplink,restrict=$restrict,hostfwd=tcp:127.0.0.1:$port-:22" \
+            -netdev "user,id=uplink,ipv6=off,restrict=$restrict,hostfwd=tcp:127.0.0.1:$port-:22" \
             -device virtio-net-pci,netdev=uplink -device virtio-rng-pci
     ) </dev/null >>qemu.log 2>&1 &
     qemu=$!

@@ -82,7 +82,13 @@ def translate(name: str, message: str, *, doing: str, service: str = "") -> Mach
     text = f"cannot {doing}: {_sentence(message) or name}"
     known = _SERVICES.get(service)
     if known is not None and service not in {"org.freedesktop.DBus", "org.freedesktop.systemd1"}:
-        # A masked unit is refused by systemd on behalf of dbus-daemon, with the unit's name in the text only.
+        # A masked unit is refused by systemd on behalf of dbus-daemon, with the unit's name in the text only; of
+        # the alias dbus-org.freedesktop.machine1.service 262 says that it fails to load (EEXIST).
+        if "dbus-org." in message and "failed to load" in message:
+            return Unsupported(
+                f"cannot {doing}: {known[0]} is masked or its unit file is broken",
+                hint=f"systemctl unmask {known[1]}; systemctl daemon-reload",
+            )
         if name == SYSTEMD + "UnitMasked" or (name in _ABSENT | {DBUS + "NoSuchUnit"} and "masked" in message):
             return Unsupported(f"cannot {doing}: {known[0]} is masked", hint=f"systemctl unmask {known[1]}")
         if name in _ABSENT or (name == SYSTEMD + "NoSuchUnit" and "dbus-org" in message):

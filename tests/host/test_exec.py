@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl exec: the command's own exit status, streams, words and environment."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+
+import pytest
+
+from throwaway import Host, Road, until
+
+pytestmark = pytest.mark.usefixtures("debian")
+
+
+def inside(host: Host, *words: str, status: int | None = 0, flags: tuple[str, ...] = ()) -> str:
+    return host.machctl("exec", *flags, "debian", "--", *words, status=status).stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 0", 0), ("exit 1", 1), ("exit 37", 37), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)]
+)  # fmt: skip
+def test_exit_status_is_the_commands(host: Host, script: str, status: int) -> None:
+    done = host.machctl("exec", "debian", "--", "sh", "-c", script, status=status)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("nosuch",), 127, "nosuch"),
+        (("/nosuch",), 127, "/nosuch"),
+        (("/etc/passwd",), 126, "/etc/passwd"),
+        (("/etc",), 126, "/etc"),
+    ],
+)
+def test_a_command_that_cannot_run_is_named(host: Host, words: tuple[str, ...], status: int, says: str) -> None:
+    host.machctl("exec", "debian", "--", *words, status=status).says(says, "debian")
+
+
+def test_a_failed_command_leaves_no_failed_unit(host: Host) -> None:
+    inside(host, "false", status=1)
+    inside(host, "nosuch", status=127)
+    assert inside(host, "systemctl", "is-system-running") == "running\n"
+
+
+def test_stdout_and_stderr_stay_apart(host: Host) -> None:
+    done = host.machctl("exec", "debian", "--", "sh", "-c", "echo out; echo err >&2")
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+
+
+def test_stdin_and_stdout_carry_bytes_unchanged(host: Host) -> None:
+    data = bytes(range(256)) * 4 * 20 * 1024  # 20 MB
+    answer = host.pipe("machctl", "exec", "debian", "--", "cat", data=data)
+    assert len(answer) == len(data)
+    assert hashlib.sha256(answer).digest() == hashlib.sha256(data).digest()
+
+
+def test_end_of_stdin_is_passed_on(host: Host) -> None:
+    assert host.machctl("exec", "debian", "--", "wc", "-c", stdin="").stdout == "0\n"
+
+
+LITERAL = (
+    "$HOME", "${HOME}", "$$", "%n", "%%", "%i", "a b", "", "two\nlines", "tab\there", "'", '"', "\\", "\\n", ";", "*", "~", "@", "-x",
+    "--", "é", "{}", "|", "!", "+", ":", "`id`", "$(id)",
+)  # fmt: skip
+
+
+def test_words_arrive_as_they_were_typed(host: Host) -> None:
+    shown = inside(host, "printf", "<%s>\\0", *LITERAL)
+    assert shown.split("\0")[:-1] == [f"<{word}>" for word in LITERAL]
+
+
+@pytest.mark.parametrize(
+    ("flags", "script", "answer"),
+    [
+        ((), "id -un; pwd; echo $HOME", "root\n/root\n/root\n"),
+        (("-u", "nobody"), "id -un", "nobody\n"),
+        (("--user=nobody",), "id -un", "nobody\n"),
+        (("-E", "A=b", "-E", "C=d e%n$X"), 'echo "$A,$C"', "b,d e%n$X\n"),
+        (("-C", "/tmp"), "pwd", "/tmp\n"),
+        (("--tty",), "test -t 0 && test -t 1 && echo yes", "yes\r\n"),
+        ((), "test -t 0 || test -t 1 || echo no", "no\n"),
+    ],
+)
+def test_flags_shape_the_command(host: Host, flags: tuple[str, ...], script: str, answer: str) -> None:
+    assert inside(host, "sh", "-c", script, flags=flags) == answer
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"), [(("-u", "nosuch"), "nosuch"), (("-C", "/nosuch"), "/nosuch"), (("-E", "1=2"), "1=2")]
+)
+def test_what_the_machine_lacks_is_machctls_own_failure(host: Host, flags: tuple[str, ...], says: str) -> None:
+    done = host.machctl("exec", *flags, "debian", "--", "true", status=None)
+    assert done.status in {2, 125}, done
+    done.says(says)
+
+
+def test_a_signal_ends_the_command_in_the_machine(host: Host) -> None:
+    count = ("sh", "-c", "grep -l '^sleep.7654' /proc/[0-9]*/cmdline 2>/dev/null | wc -l")
+    with host.background("machctl", "exec", "debian", "--", "sleep", "7654") as process:
+        assert until(lambda: inside(host, *count), lambda text: text == "1\n") == "1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert until(lambda: inside(host, *count), lambda text: text == "0\n", limit=5) == "0\n"
+
+
+def test_many_at_once_do_not_disturb_each_other(host: Host) -> None:
+    script = 'for i in 1 2 3 4 5 6 7 8; do machctl exec debian -- sh -c "echo $i; exit $i" & pids="$pids $!"; done; for p in $pids; do wait $p; echo "status $?"; done'  # noqa: E501
+    lines = sorted(host.sh(script).split("\n"))
+    assert lines == sorted([*map(str, range(1, 9)), *(f"status {number}" for number in range(1, 9))])
+
+
+def test_a_command_starts_within_a_second(host: Host) -> None:
+    began = time.monotonic()
+    inside(host, "true")
+    # Loosely: the bench measures it; a wait for something that never comes takes much longer than this.
+    assert time.monotonic() - began < 5
+
+
+def test_a_machine_that_does_not_run_is_refused(debian: Road) -> None:
+    debian.host.machctl("stop", "debian")
+    debian.host.machctl("exec", "debian", "--", "true", status=3).says("debian", "not running", "machctl start debian")
+
+
+def test_an_unknown_machine_is_refused(host: Host) -> None:
+    host.machctl("exec", "nosuch", "--", "true", status=4).says("nosuch")

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Root trees in the pool: they appear whole, and go whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from machines.errors import Conflict, NotFound
+from machines.host.storage import pool
+
+
+@pytest.fixture(autouse=True)
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pool of this test's own."""
+    folder = tmp_path / "machines"
+    folder.mkdir()
+    monkeypatch.setattr(pool, "POOL", str(folder))
+    return folder
+
+
+def test_trees(room: Path) -> None:
+    (room / "web").mkdir()
+    (room / "image.raw").write_bytes(b"")
+    (room / "both").mkdir()
+    (room / "both.raw").write_bytes(b"")
+    (room / ".#machctl-new-db").mkdir()
+    (room / ".hidden").mkdir()
+    (room / "notes.txt").write_text("")
+    found = {name: (tree.path, tree.kind) for name, tree in pool.trees().items()}
+    assert found == {
+        "web": (f"{room}/web", "directory"),
+        "image": (f"{room}/image.raw", "raw"),
+        "both": (f"{room}/both", "directory"),
+    }
+
+
+def test_pool_that_is_not_there(room: Path) -> None:
+    room.rmdir()
+    assert pool.trees() == {}
+    assert pool.leftovers() == {}
+    assert pool.free_bytes() > 0
+
+
+def test_tree_is_made_beside_its_place_and_placed(room: Path) -> None:
+    path = Path(pool.make_empty("web"))
+    assert path.parent == room
+    assert pool.trees() == {}
+    (path / "etc").mkdir()
+    pool.place("web")
+    assert (room / "web/etc").is_dir()
+    assert pool.leftovers() == {}
+
+
+def test_make_empty_clears_what_a_killed_run_left(room: Path) -> None:
+    (Path(pool.make_empty("web")) / "half").write_text("")
+    assert list(Path(pool.make_empty("web")).iterdir()) == []
+
+
+def test_place_that_is_taken(room: Path) -> None:
+    pool.make_empty("web")
+    (room / "web").mkdir()
+    with pytest.raises(Conflict, match="has appeared in the meantime"):
+        pool.place("web")
+    assert pool.leftovers() == {f"{room}/.#machctl-new-web": "web"}
+
+
+def test_leftovers_name_their_machine(room: Path) -> None:
+    (room / ".#machctl-new-web").mkdir()
+    (room / ".#machctl-old-db.example.org").mkdir()
+    (room / ".#other").mkdir()
+    assert pool.leftovers() == {
+        f"{room}/.#machctl-new-web": "web",
+        f"{room}/.#machctl-old-db.example.org": "db.example.org",
+    }
+
+
+@pytest.mark.parametrize("kind", ["folder", "raw", "link"])
+def test_tree_is_removed_and_nothing_behind_links(room: Path, tmp_path: Path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    path = room / ("web.raw" if kind == "raw" else "web")
+    match kind:
+        case "folder":
+            path.mkdir()
+            (path / "link").symlink_to(outside)
+        case "raw":
+            path.write_bytes(b"x")
+        case _:
+            path.symlink_to(outside)
+    pool.remove(str(path))
+    assert list(room.iterdir()) == []
+    assert (outside / "kept").exists()
+
+
+def test_removing_what_is_not_there(room: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        pool.remove(f"{room}/web")
+    assert caught.value.exit_code == 4
+    pool.remove_path(f"{room}/web")
+
+
+def test_tree_with_a_mount_in_it_stays(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (room / "web/srv").mkdir(parents=True)
+    real = open
+    fake = room.parent / "mountinfo"
+    mounts = Path("/proc/self/mountinfo").read_text()
+    fake.write_text(mounts + f"99 1 0:1 / {room}/web/srv rw - tmpfs tmpfs rw\n")
+
+    def opened(path: str, *args: object, **kwargs: object) -> object:
+        return real(fake if path == "/proc/self/mountinfo" else path, *args, **kwargs)
+
+    monkeypatch.setattr(pool, "open", opened, raising=False)
+    with pytest.raises(Conflict, match="is mounted inside") as caught:
+        pool.remove(f"{room}/web")
+    assert f"umount {room}/web/srv" in caught.value.hint
+    assert (room / "web/srv").is_dir()
+
+
+def test_file_system_of_a_path() -> None:
+    assert pool.filesystem_of("/proc/self") == "proc"
+    assert pool.filesystem_of("/") != ""
