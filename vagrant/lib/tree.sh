@@ -140,7 +140,7 @@ ensure_tree() { # KIND SUITE
         say "the mirror's $suite Release file has run out: building without the Valid-Until check"
         build_tree "$kind" "$suite" "$new" "$packages" no || die_of_tree
     fi
-    [[ $kind != vm ]] || make_vm_image "$new" || die "making the $suite disk image failed (log: $log)"
+    [[ $kind != vm ]] || make_vm_image "$new" >>"$log" 2>&1 || die "making the $suite disk image failed (log: $log)"
     mv "$new" "$tree"
     say "built it in $((($(now) - started) / 1000)) s"
     drop_old_trees "$kind" "$suite"

@@ -190,7 +190,7 @@ verb_try() {
     echo "http://127.0.0.1:8080 in the host answers:"
     inside curl -sS --max-time 20 -I http://127.0.0.1:8080
 
-    me=$(realpath --relative-to="$PWD" "$HERE/host")
+    me=${SUDO_USER:+sudo }$0
     [[ $name == host ]] || name_option=" --name $name"
     cat <<EOT
 

@@ -28,6 +28,8 @@ _TIOCGPTPEER = 0x5441
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 _OLD_SYSTEMD = {DBUS + name for name in ("InvalidArgs", "PropertyReadOnly", "UnknownProperty")}
+_GONE = {DBUS + name for name in ("NoReply", "Disconnected", "ServiceUnknown", "NameHasNoOwner")}
+_DISCONNECTED = {errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE, errno.ENODATA}
 _NO_BUS = {errno.ENOENT, errno.ECONNREFUSED, errno.EPROTO, errno.ECONNRESET}
 # systemd.exec(5), "Process exit codes": what systemd gives for a command that it could not start.
 _CHDIR, _EXEC, _GROUP, _USER, _FIRST, _LAST = 200, 203, 216, 217, 200, 243
@@ -173,7 +175,8 @@ class _Command:
         )
 
     def _translated(self, error: BusError) -> MachctlError:
-        if not error.name and error.code in {errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE, errno.ENODATA}:
+        # Its systemd may leave the bus before the bus itself ends.
+        if error.name in _GONE or (not error.name and error.code in _DISCONNECTED):
             return CommandFailed(f"machine {self.machine} went away while {self.argv[0]} ran in it")
         return error.translated(doing=f"run {self.argv[0]} in machine {self.machine}")
 
