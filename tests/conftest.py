@@ -29,7 +29,9 @@ def strict() -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regen", action="store_true", help="write what is rendered to tests/render/cases, then look at it")
+    parser.addoption(
+        "--regen", action="store_true", help="write what is rendered to tests/render/cases, then look at it"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

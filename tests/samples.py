@@ -34,7 +34,9 @@ def machine(name: str = "web", **values: Any) -> Machine:
 
 def placed(**values: Any) -> Placement:
     """A machine's place on a br0 that machctl makes."""
-    return Placement(**{"networks": {"br0": NETWORK}, "addresses": {"br0": "10.64.7.2"}, "dns": ("192.0.2.53",), **values})
+    return Placement(
+        **{"networks": {"br0": NETWORK}, "addresses": {"br0": "10.64.7.2"}, "dns": ("192.0.2.53",), **values}
+    )
 
 
 def empty_host(**values: Any) -> Host:

@@ -92,7 +92,8 @@ def run() -> int:
             completion_init()
         command = typer.main.get_command(_app())
         status = command.main(words, prog_name=PROGRAM, standalone_mode=False)
-    except Exception as error:  # noqa: BLE001 (whatever it is, a person gets a line and not a traceback)
+    except Exception as error:
+        # Whatever it is, a person gets a line and not a traceback.
         if debug:
             raise
         return report_error(error)

@@ -16,12 +16,14 @@ def complete(incomplete: str) -> list[str]:
     return [name for name in known_names(RealHost()) if name.startswith(incomplete)]
 
 
-def names(help: str, *, optional: bool = False) -> Any:  # noqa: A002
+def names(help: str, *, optional: bool = False) -> Any:
     """Give the argument of a verb that takes several machines."""
     default = None if optional else ...
-    return typer.Argument(default, metavar="NAME..." if not optional else "[NAME]...", help=help, autocompletion=complete)
+    return typer.Argument(
+        default, metavar="NAME..." if not optional else "[NAME]...", help=help, autocompletion=complete
+    )
 
 
-def name(help: str) -> Any:  # noqa: A002
+def name(help: str) -> Any:
     """Give the argument of a verb that takes one machine."""
     return typer.Argument(..., metavar="NAME", help=help, autocompletion=complete)

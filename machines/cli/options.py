@@ -53,9 +53,7 @@ def hoist(words: Sequence[str], verbs: Collection[str]) -> list[str]:
             rest += words[index:]
             break
         name, equals, _ = word.partition("=")
-        if word in _FLAGS:
-            front.append(word)
-        elif name in _VALUED and equals:
+        if word in _FLAGS or (name in _VALUED and equals):
             front.append(word)
         elif word in _VALUED and index + 1 < len(words):
             front += words[index : index + 2]

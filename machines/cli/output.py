@@ -12,7 +12,15 @@ from machines.errors import MachctlError, Several
 
 Row = Mapping[str, object]
 
-_COLORS = {"running": "32", "starting": "33", "stopping": "33", "failed": "31", "ok": "32", "warning": "33", "bad": "31"}
+_COLORS = {
+    "running": "32",
+    "starting": "33",
+    "stopping": "33",
+    "failed": "31",
+    "ok": "32",
+    "warning": "33",
+    "bad": "31",
+}
 
 
 def say(text: str) -> None:
@@ -30,7 +38,9 @@ def report_error(error: BaseException) -> int:
     import click
 
     sys.stdout.flush()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError) if hasattr(click.exceptions, "NoArgsIsHelpError") else False:
+    # click has it from 8.2 on.
+    no_words = getattr(click.exceptions, "NoArgsIsHelpError", None)
+    if no_words is not None and isinstance(error, no_words):
         say(error.format_message())
         return 2
     if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
@@ -111,12 +121,18 @@ def _table(rows: Sequence[Row], columns: Sequence[str], options: Options, empty:
             note(empty)
         return
     heading = [column.upper() for column in columns] if options.legend else []
-    widths = [max(len(line[index]) for line in [*cells, *([heading] if heading else [])]) for index in range(len(columns))]
+    widths = [
+        max(len(line[index]) for line in [*cells, *([heading] if heading else [])]) for index in range(len(columns))
+    ]
     if heading:
         say("  ".join(word.ljust(width) for word, width in zip(heading, widths, strict=True)).rstrip())
     for line in cells:
         padded = [word.ljust(width) for word, width in zip(line, widths, strict=True)]
-        say("  ".join(text.replace(word, colored(word, options)) for text, word in zip(padded, line, strict=True)).rstrip())
+        say(
+            "  ".join(
+                text.replace(word, colored(word, options)) for text, word in zip(padded, line, strict=True)
+            ).rstrip()
+        )
 
 
 def _cell(value: object) -> str:

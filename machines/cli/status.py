@@ -50,7 +50,7 @@ def _since(value: object) -> str:
     if not isinstance(value, str):
         return ""
     then = datetime.datetime.fromisoformat(value)
-    seconds = int((datetime.datetime.now(datetime.timezone.utc) - then).total_seconds())
+    seconds = int((datetime.datetime.now(datetime.UTC) - then).total_seconds())
     units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
     size, unit = next((pair for pair in units if seconds >= pair[0]), units[-1])
     count = max(seconds // size, 0)

@@ -120,7 +120,7 @@ class Units:
         since = details.active_since if details.state.active == "active" else None
         limit = int(self._manager.unit_property(unit, SERVICE_UNIT, "MemoryMax", "t"))
         return {
-            "since": datetime.datetime.fromtimestamp(since / 1e6, datetime.timezone.utc).isoformat() if since else None,
+            "since": datetime.datetime.fromtimestamp(since / 1e6, datetime.UTC).isoformat() if since else None,
             "memory": details.memory,
             "memory_max": None if limit == 2**64 - 1 else limit,
             "cpu_seconds": details.cpu_nsec / 1e9 if details.cpu_nsec is not None else None,

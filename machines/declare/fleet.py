@@ -75,8 +75,8 @@ def _machine(name: str, table: Table) -> Machine | None:
         ssh_keys=table.texts("ssh-keys", values.parse_ssh_key),
         autostart=table.flag("autostart", default=False),
     )
-    for error in check_machine(machine):
-        table.fail("", error.message, error.hint)
+    for wrong in check_machine(machine):
+        table.fail("", wrong.message, wrong.hint)
     table.finish()
     return machine
 
@@ -88,7 +88,9 @@ def check_machine(machine: Machine) -> list[MachctlError]:
         for other in machine.publish[:index]:
             if port.collides(other):
                 errors.append(
-                    InvalidValue(f"ports {other} and {port} of {machine.name} are the same on the host", hint="change one")
+                    InvalidValue(
+                        f"ports {other} and {port} of {machine.name} are the same on the host", hint="change one"
+                    )
                 )
     for what, found in (("bridge", machine.bridges), ("bind", [bind.destination for bind in machine.binds])):
         for value in sorted({value for value in found if list(found).count(value) > 1}):

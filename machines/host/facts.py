@@ -34,7 +34,7 @@ def machined_state() -> str:
 def links() -> dict[str, Link]:
     """Give the links of this network namespace by name (sysfs, Documentation/ABI/testing/sysfs-class-net)."""
     found = {}
-    for path in glob.glob("/sys/class/net/*"):  # noqa: PTH207
+    for path in glob.glob("/sys/class/net/*"):
         name = os.path.basename(path)
         kind = ""
         for line in (read_text(f"{path}/uevent") or "").splitlines():
@@ -123,14 +123,14 @@ def enabled_machines() -> dict[str, bool]:
     """Give the machines that start at boot: what machines.target wants (systemd.special(7))."""
     prefix = "systemd-nspawn@"
     pattern = f"/etc/systemd/system/machines.target.wants/{prefix}*.service"
-    names = (os.path.basename(path) for path in glob.glob(pattern))  # noqa: PTH207
+    names = (os.path.basename(path) for path in glob.glob(pattern))
     return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
 
 
 def journal_links() -> dict[str, str]:
     """Give the links in /var/log/journal to machines' own journals, by machine (systemd-nspawn(1), --link-journal=)."""
     found = {}
-    for path in glob.glob("/var/log/journal/*"):  # noqa: PTH207
+    for path in glob.glob("/var/log/journal/*"):
         if os.path.islink(path):
             target = os.readlink(path)
             if target.startswith(f"{POOL}/"):
@@ -148,5 +148,5 @@ def set_sysctl(name: str, value: int) -> None:
     """Set a number in /proc/sys where it is another; a read-only one is left (doctor names it)."""
     if sysctl(name) == value:
         return
-    with contextlib.suppress(OSError), open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="ascii") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="ascii") as file:
         file.write(str(value))

@@ -32,7 +32,7 @@ def read_files(patterns: Iterable[str]) -> dict[str, str]:
     """Give the text of every readable regular file that matches one of the glob ``patterns``, by path."""
     found = {}
     for pattern in patterns:
-        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 (pathlib has no glob for absolute patterns)
+        for path in sorted(glob.glob(pattern)):
             text = read_text(path)
             if text is not None:
                 found[path] = text
@@ -42,7 +42,7 @@ def read_files(patterns: Iterable[str]) -> dict[str, str]:
 def read_text(path: str) -> str | None:
     """Give the text of a file of the host, None where there is none to read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 (pathlib costs 10 ms of import)
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
         return None
@@ -54,7 +54,7 @@ def write_file(path: str, text: str, *, mode: int = 0o644) -> None:
     _make_directory(directory)
     temporary = f"{directory}/.#machctl-{os.getpid()}-{os.path.basename(path)}"
     try:
-        with open(temporary, "w", encoding="utf-8", opener=_exclusive) as file:  # noqa: PTH123
+        with open(temporary, "w", encoding="utf-8", opener=_exclusive) as file:
             file.write(text)
             file.flush()
             os.fchmod(file.fileno(), mode)
@@ -98,7 +98,8 @@ def lock(name: str, *, wait: bool, what: str) -> Iterator[None]:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "?"
             os.close(fd)
             raise Conflict(
-                f"{what} is being changed by another machctl (process {holder})", hint="wait for it to end, then try again"
+                f"{what} is being changed by another machctl (process {holder})",
+                hint="wait for it to end, then try again",
             ) from None
         # Whoever had it before may have removed the file: a lock on a file without a name keeps nobody out.
         with contextlib.suppress(FileNotFoundError):

@@ -171,7 +171,9 @@ def _make_directories(root: str, path: str, owner: os.stat_result) -> int:
             finally:
                 os.close(above)
         except NotADirectoryError as error:
-            raise MachctlError(f"{done} in the tree {root} is no directory", hint="move it away in the machine") from error
+            raise MachctlError(
+                f"{done} in the tree {root} is no directory", hint="move it away in the machine"
+            ) from error
     try:
         return open_in_root(root, path or "/", flags=os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError as error:

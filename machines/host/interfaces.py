@@ -15,7 +15,7 @@ from machines.model.observed import Link, Listener
 from machines.model.tree import Tree
 
 Progress = Callable[[str, int, "int | None"], None]
-"""``progress(stage, done, total)``: the stage in words ("fetching"), and how much of it is done, of how much if known."""
+"""``progress(stage, done, total)``: the stage in words ("fetching"), how much of it is done, of how much if known."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,12 @@ class Links(Protocol):
 class Completed(Protocol):
     """How a child process ended."""
 
-    returncode: int
-    stdout: str
-    stderr: str
+    @property
+    def returncode(self) -> int: ...
+    @property
+    def stdout(self) -> str: ...
+    @property
+    def stderr(self) -> str: ...
 
 
 class Tools(Protocol):

@@ -38,7 +38,8 @@ def bridge_up(bridge: str, host: Host) -> None:
             error.hint = "networkctl status says what networkd makes of it; is systemd-networkd running?"
             raise
         raise NotFound(
-            f"there is no bridge {bridge}, and machctl does not make it", hint=f"make it: ip link add {bridge} type bridge"
+            f"there is no bridge {bridge}, and machctl does not make it",
+            hint=f"make it: ip link add {bridge} type bridge",
         ) from error
 
 

@@ -68,14 +68,18 @@ def systemd_version(host: Host) -> int:
     if not host.tools.which("systemctl"):
         return 0
     words = host.tools.run(["systemctl", "--version"], check=False).stdout.split()
-    digits = "".join(character for character in words[1] if character.isdigit() or character == ".") if words[1:] else ""
+    digits = (
+        "".join(character for character in words[1] if character.isdigit() or character == ".") if words[1:] else ""
+    )
     return int(digits.split(".")[0] or 0)
 
 
 def _machined(host: Host) -> Finding:
     state = host.facts.machined_state()
     if state == "masked":
-        return Finding("machined", "bad", "systemd-machined is masked", "systemctl unmask --now systemd-machined.service")
+        return Finding(
+            "machined", "bad", "systemd-machined is masked", "systemctl unmask --now systemd-machined.service"
+        )
     if state:
         return Finding("machined", "bad", "there is no systemd-machined", "apt install systemd-container")
     if not host.booted():

@@ -71,7 +71,9 @@ def _do_at_once(step: Step, host: Host) -> None:
             _load_nat(host, drop=step.drop)
         case steps.EnableUnit():
             # systemd 252's machinectl enable forgets the target, without which nothing pulls the machine in.
-            host.units.enable([step.unit, "machines.target"] if step.unit == machine_unit(step.machine) else [step.unit])
+            host.units.enable(
+                [step.unit, "machines.target"] if step.unit == machine_unit(step.machine) else [step.unit]
+            )
         case steps.DisableUnit():
             host.units.disable([step.unit])
         case steps.RemoveLink():

@@ -115,7 +115,9 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
     return plans, failed
 
 
-async def change(name: str, edit: Callable[[Machine], Machine], host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
+async def change(
+    name: str, edit: Callable[[Machine], Machine], host: Host, reporter: Reporter, *, dry_run: bool
+) -> Plan:
     """Edit the declaration of machine ``name`` and apply it; give the plan. Raises NotFound if it is not declared."""
     check_ready(host, verb="set")
     with (

@@ -68,7 +68,7 @@ def _last_words(unit: str, host: Host) -> str:
 
 
 async def stop_in_time(name: str, host: Host, *, terminate: bool, timeout: float) -> None:
-    """Stop a machine within ``timeout`` seconds. Raises TimedOut for one that does not listen, and leaves it running."""
+    """Stop a machine within ``timeout`` seconds. Raises TimedOut for one that does not listen, and lets it run."""
     import asyncio
 
     try:

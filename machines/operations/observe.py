@@ -61,7 +61,8 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         routes=host.facts.routes(),
         listeners=host.facts.listeners(),
         dns=host.facts.dns(),
-        nat_loaded="nft" in have and host.tools.run(["nft", "list", "table", "inet", "machctl"], check=False).returncode == 0,
+        nat_loaded="nft" in have
+        and host.tools.run(["nft", "list", "table", "inet", "machctl"], check=False).returncode == 0,
         free_bytes=host.pool.free_bytes(),
         idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),

@@ -84,7 +84,9 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
 
 def _name_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
     suggestion = next(
-        f"{name}{number}" for number in range(2, 10000) if f"{name}{number}" not in {*host.trees, *declared, *host.running}
+        f"{name}{number}"
+        for number in range(2, 10000)
+        if f"{name}{number}" not in {*host.trees, *declared, *host.running}
     )
     hint = f"choose another name, such as {suggestion}, or remove it first: machctl rm {name}"
     if name in declared:
@@ -119,7 +121,8 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
     for other in declared.values():
         if other.name != name and any(port.collides(theirs) for theirs in other.publish):
             return Conflict(
-                f"port {port.host} belongs to machine {other.name}", hint=free.format(_free_port(port.host, host, declared))
+                f"port {port.host} belongs to machine {other.name}",
+                hint=free.format(_free_port(port.host, host, declared)),
             )
     for record in host.records.values():
         if record.name != name and str(port.host) in record.ports:

@@ -13,7 +13,7 @@ from machines.plan.steps import Plan
 
 def split_claims(plan: Plan) -> tuple[Plan, Plan]:
     """Give the claims of a plan and the rest of it."""
-    claims = [step for step in plan if isinstance(step, (steps.Claim, steps.ClaimNetwork))]
+    claims: Plan = [step for step in plan if isinstance(step, (steps.Claim, steps.ClaimNetwork))]
     return claims, [step for step in plan if step not in claims]
 
 

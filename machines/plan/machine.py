@@ -151,7 +151,9 @@ def _sockets(changes: Plan, machine: Machine) -> Plan:
         if isinstance(step, (steps.WriteFile, steps.RemoveFile)) and step.path.endswith(".socket"):
             unit = step.path.rsplit("/", 1)[1]
             if isinstance(step, steps.WriteFile):
-                plan.append(steps.StartUnit(reason="its port is published", machine=machine.name, unit=unit, restart=True))
+                plan.append(
+                    steps.StartUnit(reason="its port is published", machine=machine.name, unit=unit, restart=True)
+                )
             else:
                 plan.insert(0, steps.StopUnit(reason=STALE, machine=machine.name, unit=unit))
     return plan

@@ -54,7 +54,7 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         binds=[_bind(bind, idmap=bind.source in placement.idmap_paths) for bind in machine.binds],
         bridge=first,
         extra_links=extras,
-        # Where the address is not ours to know, nspawn finds it out when the machine has it (systemd-nspawn(1), --port=).
+        # Where the address is not ours to know, nspawn finds it out when the machine has it (systemd-nspawn(1), -p).
         ports=[] if target else [port for port in machine.publish if port.address is None],
     )
     files[paths.dropin_file(machine.name)] = render(

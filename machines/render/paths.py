@@ -72,6 +72,6 @@ def bridge_header(bridge: str) -> str:
 
 
 def owner(text: str) -> tuple[str, str] | None:
-    """Tell whose a file is by its first line, as ("machine"|"bridge"|"fleet", name); None if machctl did not write it."""
+    """Tell whose a file is by its first line, as ("machine"|"bridge"|"fleet", name); None if not machctl's."""
     match = _HEADER.match(text)
     return (match[1], match[2].rstrip(",;")) if match else None

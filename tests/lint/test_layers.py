@@ -107,7 +107,9 @@ def test_each_library_has_one_door(path: Path) -> None:
         for name in imports(path)
         for library, doors in DOORS.items()
         if (name == library or name.startswith(f"{library}."))
-        and not any(relative(path) == door or (door.endswith("/") and relative(path).startswith(door)) for door in doors)
+        and not any(
+            relative(path) == door or (door.endswith("/") and relative(path).startswith(door)) for door in doors
+        )
     }
     assert not wrong
 
@@ -131,7 +133,9 @@ def test_nothing_sleeps(path: Path) -> None:
 
 
 def test_the_package_has_no_other_rooms() -> None:
-    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name not in {"__pycache__", "templates"}}
+    rooms = {
+        path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name not in {"__pycache__", "templates"}
+    }
     assert rooms <= ARROWS.keys()
 
 

@@ -23,7 +23,13 @@ SHELL_SCRIPTS = sorted(
 def check(*argv: str | Path, cwd: Path = ROOT, **environment: str) -> None:
     """Run a checker; what it prints is the failure."""
     done = subprocess.run(
-        argv, cwd=cwd, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        argv,
+        cwd=cwd,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         pytest.fail(f"{Path(argv[0]).name}: {done.stdout}{done.stderr}", pytrace=False)
@@ -71,7 +77,10 @@ def test_vagrantfile_is_valid(tmp_path: Path) -> None:
 
 def test_every_file_names_its_licence() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if listed.returncode:
         pytest.skip("this is no git checkout, or git is not installed")
@@ -84,7 +93,8 @@ def test_every_file_names_its_licence() -> None:
     without = [
         str(path)
         for path in own
-        if (ROOT / path).is_file() and "SPDX-License-Identifier: LGPL-2.1-or-later" not in (ROOT / path).read_text()[:200]
+        if (ROOT / path).is_file()
+        and "SPDX-License-Identifier: LGPL-2.1-or-later" not in (ROOT / path).read_text()[:200]
     ]
     assert not without
 

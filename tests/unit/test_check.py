@@ -62,7 +62,11 @@ def test_bootstrapper_that_is_not_installed(bootstrapper: str, tools: set[str], 
 @pytest.mark.parametrize(
     ("host", "declared", "message"),
     [
-        (host_with(machine()), {"web": machine()}, "machine web exists already (declared in /etc/machctl/fleet.d/web.toml)"),
+        (
+            host_with(machine()),
+            {"web": machine()},
+            "machine web exists already (declared in /etc/machctl/fleet.d/web.toml)",
+        ),
         (
             host_with(machine(), trees={}),
             {"web": machine()},
@@ -79,7 +83,11 @@ def test_bootstrapper_that_is_not_installed(bootstrapper: str, tools: set[str], 
             {},
             "/etc/systemd/nspawn/web.nspawn is there already and machctl did not write it",
         ),
-        (empty_host(files={"/etc/machctl/fleet.d/web.toml": "x"}), {}, "/etc/machctl/fleet.d/web.toml is there already"),
+        (
+            empty_host(files={"/etc/machctl/fleet.d/web.toml": "x"}),
+            {},
+            "/etc/machctl/fleet.d/web.toml is there already",
+        ),
     ],
 )
 def test_name_that_is_taken(host: Host, declared: dict[str, Any], message: str) -> None:

@@ -54,7 +54,9 @@ def test_reading_follows_links_inside_the_tree(tree: Path) -> None:
         assert guest.read_file(str(tree), f"/etc/{name}") == "web\n"
 
 
-@pytest.mark.parametrize("link", ["{outside}/secret", "../../outside/secret", "../../../../../../../..{outside}/secret"])
+@pytest.mark.parametrize(
+    "link", ["{outside}/secret", "../../outside/secret", "../../../../../../../..{outside}/secret"]
+)
 def test_reading_never_leaves_the_tree_by_a_link(tree: Path, outside: Path, link: str) -> None:
     (tree / "etc/x").symlink_to(link.format(outside=outside))
     assert guest.read_file(str(tree), "/etc/x") is None

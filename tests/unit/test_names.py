@@ -14,8 +14,8 @@ from machines.model import names
 
 GOOD = ["a", "web", "web-1", "db.example.org", "1", "a" * 64, "x--y"]
 BAD = [
-    "", "_", "a" * 65, "../x", "-x", "x-", ".x", "x.", "a..b", "a b", "a\n", "\na", "a/b", "a%b", "a:b", "a@b", "ä", "x\0",
-    ".host", "web\u2028", "Ⅰ", "x_y",
+    "", "_", "a" * 65, "../x", "-x", "x-", ".x", "x.", "a..b", "a b", "a\n", "\na", "a/b", "a%b", "a:b", "a@b", "ä",
+    "x\0", ".host", "web\u2028", "\u2160", "x_y",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_new_machine_has_no_upper_case_and_others_may() -> None:
 
 
 def test_empty_name_is_called_so() -> None:
-    with pytest.raises(InvalidValue, match="^the empty name is not a machine name$"):
+    with pytest.raises(InvalidValue, match=r"^the empty name is not a machine name$"):
         names.check_new_name("")
 
 

@@ -82,8 +82,14 @@ def test_yaml(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("output", "out", "err"),
-    [("table", "", "none\n"), ("json", "[]\n", ""), ("yaml", "[]\n", ""), ("csv", "name,state,addresses,ports\n", ""), ("name", "", "")],
-)  # fmt: skip
+    [
+        ("table", "", "none\n"),
+        ("json", "[]\n", ""),
+        ("yaml", "[]\n", ""),
+        ("csv", "name,state,addresses,ports\n", ""),
+        ("name", "", ""),
+    ],
+)
 def test_nothing(capsys: pytest.CaptureFixture[str], output: str, out: str, err: str) -> None:
     show_rows([], COLUMNS, Options(output=output), empty="none")
     assert capsys.readouterr() == (out, err)

@@ -54,9 +54,7 @@ def test_new_machine_is_claimed_then_made_then_placed_then_settled() -> None:
     assert all(step.reason and step.machine == "web" for step in plan)
 
 
-@pytest.mark.parametrize(
-    "declared", [machine(), WEB, machine(autostart=True, memory=2**29, cpus=1.5, hostname="www")]
-)
+@pytest.mark.parametrize("declared", [machine(), WEB, machine(autostart=True, memory=2**29, cpus=1.5, hostname="www")])
 def test_what_is_as_declared_needs_nothing(declared: Machine) -> None:
     assert plan_machine(declared, host_with(declared), declaration=write_machine(declared)) == []
 

@@ -114,7 +114,15 @@ def test_every_file_says_whose_it_is(*, networkd: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[Exec]\nBoot=yes\n", "\n# machctl: machine web, x", "# machctl", "# machctl: machine", " # machctl: machine a"]
+    "text",
+    [
+        "",
+        "[Exec]\nBoot=yes\n",
+        "\n# machctl: machine web, x",
+        "# machctl",
+        "# machctl: machine",
+        " # machctl: machine a",
+    ],
 )
 def test_file_of_somebody_else(text: str) -> None:
     assert paths.owner(text) is None
@@ -140,9 +148,7 @@ def test_limits(memory: int | None, cpus: float | None, wanted: list[tuple[str, 
 def test_quota_is_what_systemd_can_read() -> None:
     # parse_permyriad(): digits, a point and two digits at most, never an exponent.
     for cpus in (0.01, 0.07, 0.3333, 1.2345, 1234.56, 8192.0, parse_cpus("0.33333333")):
-        (quota,) = values(
-            render_machine(machine(cpus=cpus), placed()), paths.dropin_file("web"), "Service", "CPUQuota"
-        )
+        (quota,) = values(render_machine(machine(cpus=cpus), placed()), paths.dropin_file("web"), "Service", "CPUQuota")
         number = quota.removesuffix("%")
         assert number.replace(".", "", 1).isdigit()
         assert len(number.partition(".")[2]) <= 2
@@ -191,7 +197,9 @@ def nat_rules(declared: Machine) -> str:
 )
 def test_nat_leads_to_the_machine(port: Publish, match: str) -> None:
     rules = nat_rules(machine(publish=(port,))).splitlines()[1:]
-    assert rules == [f"add rule inet machctl {chain} {match} dnat ip to 10.64.7.2:80" for chain in ("prerouting", "output")]
+    assert rules == [
+        f"add rule inet machctl {chain} {match} dnat ip to 10.64.7.2:80" for chain in ("prerouting", "output")
+    ]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "2001:db8::1"])

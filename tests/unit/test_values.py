@@ -53,13 +53,15 @@ BAD = [
         values.parse_publish,
         [
             "", "80", ":80", "80:", "0:80", "65536:80", "80:0", "80:80:80", "a:b", "8080:80/udp", "8080:80/tcp/x",
-            "1.2.3:8080:80", "::1:8080:80", "[::1:8080:80", "-1:80", "8080:80\n", "８０:80", "[fe80::1%x\n]:1:1",
+            "1.2.3:8080:80", "::1:8080:80", "[::1:8080:80", "-1:80", "8080:80\n",
+            "\uff18\uff10:80", "[fe80::1%x\n]:1:1",
         ],
     ),
     (
         values.parse_bind,
         [
-            "", "/srv", "srv:/srv", "/srv:srv", "/srv:/srv:rx", "/srv:/:ro", "/srv://", "/srv:/./", "/a/../b:/c", "/a:/b/..",
+            "", "/srv", "srv:/srv", "/srv:srv", "/srv:/srv:rx", "/srv:/:ro", "/srv://",
+            "/srv:/./", "/a/../b:/c", "/a:/b/..",
             "/a\n:/b", "/a:/b\n", " /a:/b", "/a:/b ", "/a:/b:c:ro", "/a\0:/b", "/a:/\x1b", "/a:/b\u2028c",
         ],
     ),
@@ -70,7 +72,10 @@ BAD = [
     (values.parse_hostname, ["", "-x", "a b", "x" * 65, "a\n"]),
     (
         values.parse_ssh_key,
-        ["", "\n", "ssh-rsa", "-----BEGIN OPENSSH PRIVATE KEY-----", f"{KEY}\nssh-rsa AAAA", f'command="x" {KEY}', f"{KEY} a\x00b"],
+        [
+            "", "\n", "ssh-rsa", "-----BEGIN OPENSSH PRIVATE KEY-----", f"{KEY}\nssh-rsa AAAA", f'command="x" {KEY}',
+            f"{KEY} a\x00b",
+        ],
     ),
 ]  # fmt: skip
 

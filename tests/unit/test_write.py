@@ -21,7 +21,9 @@ names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,5})?", f
 bridges = st.from_regex(r"[a-z][a-z0-9_.-]{0,14}", fullmatch=True).filter(lambda name: name not in {"all", "default"})
 # What stands in a path of the host: anything printable but the colon that separates the two.
 parts = st.text(
-    st.one_of(st.sampled_from(" %'\"\\#=[]{}$"), st.characters(categories=["L", "N", "P", "S"], exclude_characters=":/")),
+    st.one_of(
+        st.sampled_from(" %'\"\\#=[]{}$"), st.characters(categories=["L", "N", "P", "S"], exclude_characters=":/")
+    ),
     min_size=1,
     max_size=12,
 ).filter(lambda part: part.strip() == part and part not in {".", ".."} and part.isprintable())

@@ -28,7 +28,9 @@ _KEYS: dict[str, Callable[[str], object]] = {"memory": values.parse_memory, "cpu
 def set_(
     context: typer.Context,
     name: str = name_argument("The machine."),
-    assignments: list[str] = typer.Argument(..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5; KEY= takes it back."),
+    assignments: list[str] = typer.Argument(
+        ..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5; KEY= takes it back."
+    ),
 ) -> None:
     """Change limits of a machine: at once where it runs, and in its declaration."""
     options = context.obj

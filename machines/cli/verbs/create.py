@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import typer
 
@@ -26,19 +28,25 @@ def create(
     context: typer.Context,
     source: str = typer.Argument(..., metavar="SOURCE", help="debian or debian:SUITE, as in debian:trixie."),
     name: str = typer.Argument(None, metavar="[NAME]", help="The machine's name; the distribution's if left out."),
-    bridge: list[str] = typer.Option([], "--bridge", metavar="BRIDGE", help="Put it on this bridge; made if it is not there."),
+    bridge: list[str] = typer.Option(
+        [], "--bridge", metavar="BRIDGE", help="Put it on this bridge; made if it is not there."
+    ),
     publish: list[str] = typer.Option(
         [], "--publish", "-p", metavar="[IP:]HOST:GUEST", help="Let a TCP port of the machine answer on the host."
     ),
     bind: list[str] = typer.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
     package: list[str] = typer.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
     mirror: str = typer.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
-    variant: str = typer.Option("minbase", "--variant", metavar="VARIANT", help="minbase, important, standard or buildd."),
+    variant: str = typer.Option(
+        "minbase", "--variant", metavar="VARIANT", help="minbase, important, standard or buildd."
+    ),
     bootstrapper: str = typer.Option("auto", "--bootstrapper", metavar="TOOL", help="auto, mmdebstrap or debootstrap."),
     memory: str = typer.Option(None, "--memory", metavar="SIZE", help="The most memory it may use, as in 512M."),
     cpus: str = typer.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use, as in 1.5."),
     hostname: str = typer.Option(None, "--hostname", metavar="NAME", help="Its host name, if not its name."),
-    ssh_key: list[str] = typer.Option([], "--ssh-key", metavar="FILE", help="Let the owner of this public key in by ssh."),
+    ssh_key: list[str] = typer.Option(
+        [], "--ssh-key", metavar="FILE", help="Let the owner of this public key in by ssh."
+    ),
     autostart: bool = typer.Option(False, "--autostart", help="Start it at boot."),
     start: bool = typer.Option(False, "--start", help="Start it now."),
     wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
@@ -64,7 +72,10 @@ def create(
         show_plan({machine.name: plan}, options)
         return
     if not options.quiet:
-        note(f"created {machine.name} ({machine.source})" + ("" if start else f"; start it: machctl start {machine.name}"))
+        note(
+            f"created {machine.name} ({machine.source})"
+            + ("" if start else f"; start it: machctl start {machine.name}")
+        )
     if start or wait:
         raise typer.Exit(start_all([machine.name], wait=wait, options=options))
 
@@ -90,7 +101,7 @@ def _machine(
     """Read the words of the command line into a machine. Raises all that is wrong with them at once."""
     errors: list[MachctlError] = []
 
-    def read(parse, text, default=None):  # type: ignore[no-untyped-def]
+    def read(parse: Callable[[str], object], text: str | None, default: object = None) -> Any:
         if text is None:
             return default
         try:
@@ -99,7 +110,7 @@ def _machine(
             errors.append(error)
             return default
 
-    def read_all(parse, texts):  # type: ignore[no-untyped-def]
+    def read_all(parse: Callable[[str], object], texts: Iterable[str]) -> tuple[Any, ...]:
         return tuple(value for value in (read(parse, text) for text in texts) if value is not None)
 
     if wait not in {None, "ip"}:
@@ -114,7 +125,9 @@ def _machine(
         bridges=read_all(check_link_name, bridges) or (DEFAULT_BRIDGE,),
         publish=read_all(values.parse_publish, publish),
         binds=read_all(values.parse_bind, [_absolute(bind) for bind in binds]),
-        packages=tuple(dict.fromkeys(read_all(values.parse_package, [word for text in packages for word in text.split(",")]))),
+        packages=tuple(
+            dict.fromkeys(read_all(values.parse_package, [word for text in packages for word in text.split(",")]))
+        ),
         mirror=url,
         variant=read(values.parse_variant, variant, "minbase"),
         bootstrapper=read(values.parse_bootstrapper, bootstrapper, "auto"),

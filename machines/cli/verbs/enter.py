@@ -24,7 +24,9 @@ def exec_(
     user: str = typer.Option(None, "--user", "-u", metavar="USER", help="Run it as this user of the machine."),
     setenv: list[str] = typer.Option([], "--setenv", "-E", "-e", metavar="NAME=VALUE", help="Set a variable for it."),
     directory: str = typer.Option(None, "--chdir", "-C", metavar="DIR", help="Run it in this directory."),
-    tty: bool = typer.Option(None, "--tty/--no-tty", "-t/-T", help="With a terminal; as stdin and stdout are, if left out."),
+    tty: bool = typer.Option(
+        None, "--tty/--no-tty", "-t/-T", help="With a terminal; as stdin and stdout are, if left out."
+    ),
 ) -> None:
     """Run a command in a machine. Its exit status is machctl's; 125 says that machctl itself failed."""
     from machines.host.bus.guest import exec_in
@@ -48,7 +50,9 @@ def exec_(
 
 def shell(
     context: typer.Context,
-    machine: str = typer.Argument(..., metavar="[USER@]NAME", help="The machine, and whose shell.", autocompletion=None),
+    machine: str = typer.Argument(
+        ..., metavar="[USER@]NAME", help="The machine, and whose shell.", autocompletion=None
+    ),
     command: list[str] = typer.Argument(None, metavar="[COMMAND]...", help="Instead of a shell."),
     setenv: list[str] = typer.Option([], "--setenv", "-E", metavar="NAME=VALUE", help="Set a variable in it."),
 ) -> None:

@@ -22,7 +22,9 @@ DIFFERENCES = 10
 def plan(
     context: typer.Context,
     names: list[str] = names_argument("The machines; all that is declared if left out.", optional=True),
-    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="End with 10 if there is something to do."),
+    detailed_exitcode: bool = typer.Option(
+        False, "--detailed-exitcode", help="End with 10 if there is something to do."
+    ),
 ) -> None:
     """Show what apply would do, and why."""
     host = RealHost()
@@ -59,7 +61,9 @@ def gc(context: typer.Context) -> None:
     """Remove what interrupted runs left behind, and nothing else."""
     options = context.obj
     plan = run(
-        fleet.collect_garbage(RealHost(), Progress(options), dry_run=options.dry_run), timeout=options.timeout, what="gc"
+        fleet.collect_garbage(RealHost(), Progress(options), dry_run=options.dry_run),
+        timeout=options.timeout,
+        what="gc",
     )
     if not options.quiet or options.dry_run:
         show_plan({"gc": plan}, options)

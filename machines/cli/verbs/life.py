@@ -12,7 +12,7 @@ from machines.cli.names import names as names_argument
 from machines.cli.options import Options
 from machines.cli.plans import show_plan
 from machines.cli.wire import RealHost
-from machines.errors import InvalidValue, MachctlError, raise_all
+from machines.errors import InvalidValue, MachctlError
 from machines.operations import lifecycle
 from machines.operations.inspect import expand, require
 from machines.operations.ready import check_ready

@@ -39,7 +39,9 @@ def status(
         raise typer.Exit(3)
 
 
-def show(context: typer.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")) -> None:
+def show(
+    context: typer.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
+) -> None:
     """Show all that is known of machines, one object each."""
     from machines.operations.status import describe
 

@@ -27,7 +27,9 @@ class Debootstrap:
 
     def missing_tools(self) -> tuple[str, ...]:
         """Give the programs debootstrap needs that the host does not have."""
-        return run.missing(("debootstrap", "gpgv", "setpriv", "unshare"))
+        lacking = run.missing(("debootstrap", "setpriv", "unshare"))
+        # From 1.0.140 on it takes sqv as well, which Debian 13 has in gpgv's place.
+        return lacking if run.which("gpgv") or run.which("sqv") else (*lacking, "gpgv")
 
     async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
         """Fill ``request.target``; see Bootstrapper.

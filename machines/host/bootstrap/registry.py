@@ -9,6 +9,7 @@ from machines.errors import InvalidValue, Unsupported
 from machines.host.bootstrap.debootstrap import Debootstrap
 from machines.host.bootstrap.mmdebstrap import Mmdebstrap
 from machines.host.interfaces import Bootstrapper
+from machines.host.run import PACKAGES
 
 BOOTSTRAPPERS: dict[str, Callable[[], Bootstrapper]] = {
     "mmdebstrap": Mmdebstrap,
@@ -41,5 +42,8 @@ def choose(preference: str = "auto") -> Bootstrapper:
             "no tool to make a root tree with is installed",
             hint="apt install mmdebstrap (debootstrap does as well)",
         )
-    lacking = ", ".join(candidates[0].missing_tools())
-    raise Unsupported(f"{preference} cannot run, the host lacks {lacking}", hint=f"apt install {preference}")
+    lacking = candidates[0].missing_tools()
+    packages = dict.fromkeys(PACKAGES.get(tool, tool) for tool in lacking)
+    raise Unsupported(
+        f"{preference} cannot run, the host lacks {', '.join(lacking)}", hint=f"apt install {' '.join(packages)}"
+    )

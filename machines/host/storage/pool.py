@@ -30,7 +30,7 @@ def staging_path(name: str) -> str:
 
 def trees() -> dict[str, Tree]:
     """Give the root trees of the pool by machine name; raw images count under their name without the suffix."""
-    found = {}
+    found: dict[str, Tree] = {}
     try:
         entries = sorted(os.scandir(POOL), key=lambda entry: entry.name)
     except (FileNotFoundError, PermissionError):
@@ -51,7 +51,7 @@ def leftovers() -> dict[str, str]:
     """Give what interrupted runs left in the pool: path to the machine it was for."""
     found = {}
     for prefix in (_STAGED, _DOOMED):
-        for path in glob.glob(f"{POOL}/{glob.escape(prefix)}*"):  # noqa: PTH207
+        for path in glob.glob(f"{POOL}/{glob.escape(prefix)}*"):
             found[path] = os.path.basename(path).removeprefix(prefix)
     return found
 
@@ -74,7 +74,7 @@ def filesystem_of(path: str) -> str:
     """Give the type of the file system that ``path`` is on (proc_pid_mountinfo(5))."""
     path = os.path.realpath(path)
     best, kind = -1, ""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             fields, _, rest = line.partition(" - ")
             point = fields.split()[4].encode().decode("unicode_escape")
@@ -148,7 +148,9 @@ def remove_path(path: str) -> None:
             return
     done = _run(["rm", "-rf", "--", path], check=False)
     if done.returncode != 0:
-        raise MachctlError(f"{path} could not be removed: {done.stderr.strip().splitlines()[-1:]}", hint="see lsattr(1)")
+        raise MachctlError(
+            f"{path} could not be removed: {done.stderr.strip().splitlines()[-1:]}", hint="see lsattr(1)"
+        )
 
 
 def _is_subvolume(path: str) -> bool:
@@ -168,7 +170,7 @@ def _clear_immutable(path: str) -> None:
 
 def _refuse_mounts(path: str) -> None:
     prefix = os.path.realpath(path) + "/"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         points = [line.split()[4].encode().decode("unicode_escape") for line in file]
     mounted = sorted(point for point in points if point.startswith(prefix))
     if mounted:
