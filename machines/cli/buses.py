@@ -56,9 +56,7 @@ def open_shell(
     """Open a shell in a machine and connect it to stdin and stdout until it ends; give why it ended."""
     path = command[0] if command else ""
     fd, _ = asyncio.run(
-        asyncio.wait_for(
-            machine1.open_shell(name, user=user, path=path, arguments=command, environment=env), timeout
-        )
+        asyncio.wait_for(machine1.open_shell(name, user=user, path=path, arguments=command, environment=env), timeout)
     )
     try:
         connected()

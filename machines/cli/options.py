@@ -37,8 +37,8 @@ class Options:
             raise InvalidValue(f"{options.output!r} is not an output format", hint=f"use one of {', '.join(FORMATS)}")
         if options.color not in {"auto", "always", "never"}:
             raise InvalidValue(f"{options.color!r} is no colour mode", hint="use auto, always or never")
-        if options.timeout is not None and options.timeout <= 0:
-            raise InvalidValue(f"timeout {options.timeout:g} is over before it begins", hint="give seconds above 0")
+        if options.timeout is not None and not 0 < options.timeout < 1e9:
+            raise InvalidValue(f"{options.timeout:g} is no time to wait for", hint="give seconds above 0")
         return options
 
 

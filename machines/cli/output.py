@@ -128,11 +128,12 @@ def _table(rows: Sequence[Row], columns: Sequence[str], options: Options, empty:
         say("  ".join(word.ljust(width) for word, width in zip(heading, widths, strict=True)).rstrip())
     for line in cells:
         padded = [word.ljust(width) for word, width in zip(line, widths, strict=True)]
-        say(
-            "  ".join(
-                text.replace(word, colored(word, options)) for text, word in zip(padded, line, strict=True)
-            ).rstrip()
-        )
+        # Only a state has a colour; a machine may be called "failed".
+        shown = [
+            text.replace(word, colored(word, options)) if column in {"state", "level"} else text
+            for column, text, word in zip(columns, padded, line, strict=True)
+        ]
+        say("  ".join(shown).rstrip())
 
 
 def _cell(value: object) -> str:

@@ -21,7 +21,7 @@ def parse_memory(text: str) -> int:
 
     Raises InvalidValue; less than 16 MiB is refused, as no system boots in it.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,9})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise InvalidValue(f"{text!r} is not an amount of memory", hint="write a number and a unit: 512M, 2G")
     size = int(float(match[1]) * _UNITS[match[2].upper()])
@@ -43,7 +43,8 @@ def parse_cpus(text: str) -> float:
         cpus = math.nan
     if not 0.01 <= cpus <= 8192:
         raise InvalidValue(f"{text!r} is not a number of processors", hint="write 0.5, 1 or 2")
-    return cpus
+    # CPUQuota= takes whole percents and drops anything finer without a word in systemd 252.
+    return round(cpus, 2)
 
 
 def parse_publish(text: str) -> Publish:
@@ -71,7 +72,8 @@ def _address(word: str | None, text: str) -> str | None:
     import ipaddress
 
     try:
-        address = ipaddress.ip_address(word)
+        # A scope id ("%eth0") would let anything follow it.
+        address = ipaddress.ip_address(word.replace("%", "/"))
     except ValueError:
         raise InvalidValue(
             f"published port {text!r}: {word!r} is not an address of the host",
@@ -94,9 +96,11 @@ def parse_bind(text: str) -> Bind:
             raise InvalidValue(f"bind {text!r}: {path!r} is not an absolute path", hint=form)
         if ".." in path.split("/"):
             raise InvalidValue(f"bind {text!r}: {path!r} has '..' in it", hint=form)
-    if posixpath.normpath(destination) == "/":
+    # normpath() keeps two slashes in front, which POSIX lets mean something; to Linux they do not.
+    source, destination = (posixpath.normpath("/" + path.lstrip("/")) for path in (source, destination))
+    if destination == "/":
         raise InvalidValue(f"bind {text!r} would cover the machine's whole tree", hint=form)
-    return Bind(posixpath.normpath(source), posixpath.normpath(destination), mode == "ro")
+    return Bind(source, destination, mode == "ro")
 
 
 def parse_package(text: str) -> str:
@@ -131,7 +135,8 @@ def parse_hostname(text: str) -> str:
 def parse_ssh_key(text: str) -> str:
     """Read one public key as it stands in a .pub file (sshd(8), AUTHORIZED_KEYS). Raises InvalidValue."""
     line = text.strip()
-    if not re.fullmatch(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+=*(?: [^\n\r]*)?", line):
+    form = r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+=*(?: .*)?"
+    if not re.fullmatch(form, line) or not line.isprintable():
         raise InvalidValue(
             f"{line[:40]!r} is not a public ssh key" if line else "the ssh key is empty",
             hint="give the .pub file: --ssh-key ~/.ssh/id_ed25519.pub",
@@ -157,4 +162,4 @@ def format_memory(size: int) -> str:
 
 def format_cpus(cpus: float) -> str:
     """Give a number of processors without a needless fraction."""
-    return f"{cpus:g}"
+    return f"{cpus:.2f}".rstrip("0").rstrip(".")

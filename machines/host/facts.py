@@ -74,7 +74,8 @@ def parse_listeners(text: str) -> tuple[Listener, ...]:
         raw = bytes.fromhex(address)
         # The kernel prints each 32-bit word in the byte order of the machine.
         words = [raw[index : index + 4][::-1] for index in range(0, len(raw), 4)]
-        found.add(Listener(str(ipaddress.ip_address(b"".join(words))), int(port, 16)))
+        listener = ipaddress.ip_address(b"".join(words))
+        found.add(Listener(str(getattr(listener, "ipv4_mapped", None) or listener), int(port, 16)))
     return tuple(sorted(found, key=lambda listener: (listener.port, listener.address)))
 
 

@@ -26,6 +26,7 @@ _PRUNED = (
     "/var/lib/machctl/networks",
     "/var/log/machctl",
 )
+_WRITTEN = (*_PRUNED, "/etc/systemd/system", "/etc/systemd/system/*.service.d", "/etc/systemd/network")
 
 
 def read_files(patterns: Iterable[str]) -> dict[str, str]:
@@ -53,6 +54,9 @@ def write_file(path: str, text: str, *, mode: int = 0o644) -> None:
     directory = os.path.dirname(path)
     _make_directory(directory)
     temporary = f"{directory}/.#machctl-{os.getpid()}-{os.path.basename(path)}"
+    with contextlib.suppress(FileNotFoundError):
+        # Of a process that had our number before and was killed.
+        os.unlink(temporary)
     try:
         with open(temporary, "w", encoding="utf-8", opener=_exclusive) as file:
             file.write(text)
@@ -80,6 +84,17 @@ def remove_file(path: str) -> None:
                 return
             raise
         directory = os.path.dirname(directory)
+
+
+def abandoned() -> list[str]:
+    """Give the files that write_file() was killed over: they are named for a process that is no more."""
+    found = []
+    for directory in _WRITTEN:
+        for path in glob.glob(f"{directory}/.#machctl-*"):
+            pid = os.path.basename(path).split("-")[1]
+            if not os.path.exists(f"/proc/{pid}"):
+                found.append(path)
+    return sorted(found)
 
 
 @contextlib.contextmanager

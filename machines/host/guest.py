@@ -78,14 +78,15 @@ def read_plain_file(root: str, path: str) -> str | None:
 
 
 def _read(fd: int) -> str | None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return None
         return file.read(READ_MAX).decode(errors="replace")
 
 
 def _open_plain(root: str, path: str, *, flags: int) -> int:
-    *parents, name = [part for part in path.split("/") if part]
+    *parents, name = [part for part in path.split("/") if part] or ["."]
     if ".." in parents:
         raise OSError(errno.ELOOP, "not a plain path", path)
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -107,7 +108,8 @@ def write_file(root: str, path: str, text: str, *, mode: int = 0o644) -> None:
     directory, name = os.path.split(path)
     owner = os.stat(root)
     fd = _make_directories(root, directory, owner)
-    temporary = f".#machctl-{os.getpid()}-{name}"
+    # Not to be guessed, as the guest may put files there meanwhile.
+    temporary = f".#machctl-{os.urandom(8).hex()}"
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
         try:
@@ -120,6 +122,8 @@ def write_file(root: str, path: str, text: str, *, mode: int = 0o644) -> None:
         except BaseException:
             os.unlink(temporary, dir_fd=fd)
             raise
+    except OSError as error:
+        raise _in_the_way(root, path, error) from error
     finally:
         os.close(fd)
 
@@ -143,38 +147,42 @@ def remove_file(root: str, path: str) -> None:
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return
-        raise
+        raise _in_the_way(root, directory, error) from error
     try:
         os.unlink(name, dir_fd=fd)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise _in_the_way(root, path, error) from error
     finally:
         os.close(fd)
 
 
 def _make_directories(root: str, path: str, owner: os.stat_result) -> int:
     """Give a descriptor of a directory in the tree, made with its parents where missing."""
-    done = ""
-    for name in [part for part in path.split("/") if part]:
-        parent, done = done or "/", f"{done}/{name}"
-        try:
-            os.close(open_in_root(root, done, flags=os.O_PATH | os.O_DIRECTORY))
-        except FileNotFoundError:
-            above = open_in_root(root, parent, flags=os.O_PATH | os.O_DIRECTORY)
-            try:
-                os.mkdir(name, 0o755, dir_fd=above)
-                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=above, follow_symlinks=False)
-            except FileExistsError as error:
-                raise MachctlError(
-                    f"{done} in the tree {root} is a symlink to nowhere", hint="remove it in the machine"
-                ) from error
-            finally:
-                os.close(above)
-        except NotADirectoryError as error:
-            raise MachctlError(
-                f"{done} in the tree {root} is no directory", hint="move it away in the machine"
-            ) from error
+    if not os.path.isdir(root):
+        raise NotFound(f"there is no tree {root}")
+    done = "/"
     try:
+        for name in [part for part in path.split("/") if part]:
+            parent, done = done, os.path.join(done, name)
+            try:
+                os.close(open_in_root(root, done, flags=os.O_PATH | os.O_DIRECTORY))
+            except FileNotFoundError:
+                above = open_in_root(root, parent, flags=os.O_PATH | os.O_DIRECTORY)
+                try:
+                    os.mkdir(name, 0o755, dir_fd=above)
+                    os.chown(name, owner.st_uid, owner.st_gid, dir_fd=above, follow_symlinks=False)
+                finally:
+                    os.close(above)
         return open_in_root(root, path or "/", flags=os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no tree {root}") from error
+    except OSError as error:
+        raise _in_the_way(root, done, error) from error
+
+
+def _in_the_way(root: str, path: str, error: OSError) -> MachctlError:
+    """Whatever a guest puts where a file or directory of ours belongs is an error of that machine, no crash."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return MachctlError(
+        f"{path} in the tree {root} cannot be used: {reason}", hint="look at what the machine has there, and remove it"
+    )

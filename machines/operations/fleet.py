@@ -89,7 +89,7 @@ def plan_fleet(names: Iterable[str], host: Host, *, verb: str) -> tuple[Plans, O
     view = observed
     for machine in machines:
         plans[machine.name] = plan_machine(machine, view)
-        view = with_claims(view, split_claims(plans[machine.name])[0])
+        view = with_claims(view, plans[machine.name])
     for machine in machines:
         if machine.autostart and machine.name not in observed.trees:
             plans[machine.name].append(
@@ -168,11 +168,12 @@ async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> P
     """Remove what killed runs left, and nothing that another machctl is working on; give the plan."""
     check_ready(host, verb="gc")
     with host.files.lock("fleet", wait=True, what="the fleet"):
+        temporary = host.files.abandoned()
         leftovers = host.pool.leftovers()
         observed = observe(host)
         known = {*leftovers.values(), *observed.records}
         busy = frozenset(name for name in known if host.files.is_locked(machine_lock(name)))
-        plan = plan_gc(observed, declared_machines(host), leftovers, busy=busy)
+        plan = plan_gc(observed, declared_machines(host), leftovers, busy=busy, temporary=temporary)
         if not dry_run:
             await execute(plan, host, reporter=reporter)
     return plan

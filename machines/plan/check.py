@@ -84,7 +84,7 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
 
 def _name_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
     suggestion = next(
-        f"{name}{number}"
+        f"{name[:60]}{number}"
         for number in range(2, 10000)
         if f"{name}{number}" not in {*host.trees, *declared, *host.running}
     )
@@ -133,10 +133,10 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
     if name in host.running:
         # What listens there is the machine's own socket unit.
         return None
+    # A socket on :: takes IPv4 connections as well, unless it says it does not (ipv6(7), IPV6_V6ONLY).
+    every = {"::"} if port.address and ":" in port.address else {"::", "0.0.0.0"}
     for listener in host.listeners:
-        if listener.port == port.host and (
-            port.address is None or listener.address in {"0.0.0.0", "::", port.address}
-        ):
+        if listener.port == port.host and (port.address is None or listener.address in {*every, port.address}):
             return Conflict(
                 f"port {port.host} is taken: a process of this host listens on it",
                 hint=f"ss -ltnp 'sport = {port.host}' names it; or "

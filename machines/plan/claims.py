@@ -9,6 +9,7 @@ import ipaddress
 from machines.model.observed import Host
 from machines.plan import steps
 from machines.plan.steps import Plan
+from machines.render import paths
 
 
 def split_claims(plan: Plan) -> tuple[Plan, Plan]:
@@ -17,12 +18,14 @@ def split_claims(plan: Plan) -> tuple[Plan, Plan]:
     return claims, [step for step in plan if step not in claims]
 
 
-def with_claims(host: Host, claims: Plan) -> Host:
-    """Give ``host`` as it is once the claims are recorded."""
+def with_claims(host: Host, plan: Plan) -> Host:
+    """Give ``host`` as it is once the claims of a plan are recorded and the bridges it gives up are gone."""
     records, networks = dict(host.records), dict(host.networks)
-    for step in claims:
+    for step in plan:
         if isinstance(step, steps.Claim):
             records[step.record.name] = step.record
         elif isinstance(step, steps.ClaimNetwork):
             networks[step.bridge] = ipaddress.IPv4Network(step.subnet)
+        elif isinstance(step, steps.RemoveFile):
+            networks = {bridge: net for bridge, net in networks.items() if step.path != paths.network_record(bridge)}
     return dataclasses.replace(host, records=records, networks=networks)

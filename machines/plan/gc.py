@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from machines.model.machine import Machine
 from machines.model.observed import Host
 from machines.plan import steps
-from machines.plan.remove import plan_remove, remove_bridge
+from machines.plan.bridges import plan_unused
+from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
+from machines.render import paths
 
 KILLED = "its create was interrupted"
 
@@ -20,31 +21,33 @@ def half_made(host: Host, declared: Mapping[str, Machine], *, busy: frozenset[st
 
     A machine with a tree is a machine, even if somebody deleted its declaration. ``busy`` ones are being made now.
     """
-    return sorted(
-        name for name in host.records if name not in declared and name not in host.trees and name not in busy
-    )
+    return sorted(name for name in host.records if name not in declared and name not in host.trees and name not in busy)
 
 
 def plan_gc(
-    host: Host, declared: Mapping[str, Machine], leftovers: Mapping[str, str], *, busy: frozenset[str]
+    host: Host,
+    declared: Mapping[str, Machine],
+    leftovers: Mapping[str, str],
+    *,
+    busy: frozenset[str],
+    temporary: Sequence[str] = (),
 ) -> Plan:
-    """Give the steps that remove what nobody is working on any more; ``leftovers`` maps staged trees to machines."""
+    """Give the steps that remove what nobody is working on any more.
+
+    ``leftovers`` maps staged trees to their machines, ``temporary`` are files whose writers were killed.
+    """
     plan: Plan = [
         steps.RemoveTree(reason="a run that made or removed it was interrupted", machine=name, path=path)
         for path, name in sorted(leftovers.items())
         if name not in busy
     ]
-    for name in half_made(host, declared, busy=busy):
-        plan += plan_remove(name, host, declared, reason=KILLED)
-        host = dataclasses.replace(
-            host, records={key: record for key, record in host.records.items() if key != name}
+    plan += [steps.RemoveFile(reason="whoever wrote it was killed", path=path) for path in temporary]
+    dead = half_made(host, declared, busy=busy)
+    nat_changed = False
+    for name in dead:
+        steps_of_name = plan_remove(name, host, declared, reason=KILLED, bridges=False)
+        nat_changed = nat_changed or any(
+            isinstance(step, steps.RemoveFile) and step.path.startswith(paths.NAT_DIRECTORY) for step in steps_of_name
         )
-    if not busy:
-        used = {bridge for record in host.records.values() for bridge in record.addresses}
-        removed = {step.path for step in plan if isinstance(step, steps.RemoveFile)}
-        for bridge in sorted(set(host.networks) - used):
-            link = host.links.get(bridge)
-            bridge_plan = remove_bridge(bridge, "", host)
-            if not (link and link.ports) and not {getattr(step, "path", None) for step in bridge_plan} & removed:
-                plan += bridge_plan
-    return plan
+        plan += steps_of_name
+    return plan + plan_unused(host, gone=dead, machine="", nat_changed=nat_changed)

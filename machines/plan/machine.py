@@ -10,6 +10,8 @@ from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
 from machines.plan import steps
+from machines.plan.bridges import plan_unused
+from machines.plan.claims import with_claims
 from machines.plan.place import place
 from machines.plan.steps import Plan
 from machines.render import paths
@@ -33,9 +35,7 @@ def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None
     if missing:
         plan.append(steps.MakeTree(reason=NEW, machine=machine.name, declared=machine, guest_files=guest))
     if declaration is not None and host.files.get(machine.origin) != declaration:
-        plan.append(
-            _write(machine.origin, declaration, host, machine=machine.name)
-        )
+        plan.append(_write(machine.origin, declaration, host, machine=machine.name))
     wanted = render_machine(machine, placement)
     for network in placement.networks.values():
         wanted |= render_bridge(network, networkd=host.networkd, dns=host.dns)
@@ -52,6 +52,7 @@ def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None
     else:
         plan += _guest(machine, guest, host)
     plan += _settle([*writes, *removals], machine, host, placement)
+    plan += plan_unused(with_claims(host, plan), machine=machine.name)
     plan += _autostart(machine, host)
     return plan
 
@@ -95,8 +96,9 @@ def _write(path: str, text: str, host: Host, *, machine: str) -> steps.WriteFile
 
 
 def _difference(old: str, new: str) -> str:
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
-    return "\n".join(line for line in lines if line[:3] not in {"---", "+++"} and not line.startswith("@@"))
+    _, _, *lines = [*difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)] or ["", ""]
+    # Texts that differ in the newline at their end only have no line that differs.
+    return "\n".join(line for line in lines if not line.startswith("@@")) or "-no newline at the end of the file"
 
 
 def _guest(machine: Machine, wanted: dict[str, str], host: Host) -> Plan:
@@ -132,9 +134,7 @@ def _settle(changes: Plan, machine: Machine, host: Host, placement: Placement) -
         unit = bridge_unit(bridge)
         if bridge not in host.links or unit not in host.active:
             reason = f"bridge {bridge} is not up" if bridge not in host.links else f"{unit} is not active"
-            plan.append(
-                steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=unit in host.active)
-            )
+            plan.append(steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=unit in host.active))
     if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
         plan.append(steps.LoadNat(reason="its files changed", machine=machine.name))
     elif placement.networks and not host.nat_loaded:

@@ -63,7 +63,7 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         wants=wants + sockets,
         after=wants,
         memory=machine.memory,
-        cpu_quota=f"{machine.cpus * 100:g}" if machine.cpus else "",
+        cpu_quota=f"{machine.cpus * 100:.0f}" if machine.cpus else "",
         # nspawn cuts a longer name and keeps all of it as an altname, which ip(8) takes as well.
         hairpin=f"vb-{machine.name}" if target and machine.publish else "",
         extra_links=extras,

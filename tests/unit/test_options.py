@@ -57,9 +57,9 @@ def test_machine_may_be_called_like_a_verb() -> None:
     [
         ({"output": "xml"}, "'xml' is not an output format"),
         ({"color": "sometimes"}, "'sometimes' is no colour mode"),
-        ({"timeout": 0.0}, "timeout 0 is over before it begins"),
-        ({"timeout": -1.0}, "timeout -1 is over before it begins"),
-        ({"timeout": float("nan")}, "timeout nan"),
+        ({"timeout": 0.0}, "0 is no time to wait for"),
+        ({"timeout": -1.0}, "-1 is no time to wait for"),
+        ({"timeout": float("nan")}, "nan is no time to wait for"),
     ],
 )
 def test_options_that_there_are_none_of(values: dict[str, Any], message: str) -> None:

@@ -136,7 +136,7 @@ def test_the_same_goes_in_and_the_same_comes_out() -> None:
     (None, None, []),
     (512 * 2**20, None, [("MemoryMax", "536870912")]),
     (None, 1.5, [("CPUQuota", "150%")]),
-    (None, 0.015, [("CPUQuota", "1.5%")]),
+    (None, 0.02, [("CPUQuota", "2%")]),
     (None, 8192.0, [("CPUQuota", "819200%")]),
 ])  # fmt: skip
 def test_limits(memory: int | None, cpus: float | None, wanted: list[tuple[str, str]]) -> None:

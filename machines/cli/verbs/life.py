@@ -183,5 +183,3 @@ def _chosen(patterns: Sequence[str], host: RealHost, *, verb: str) -> list[str]:
     chosen = expand(patterns, host)
     require(chosen, host)
     return chosen
-
-

@@ -94,7 +94,7 @@ class SystemdManager:
         return states
 
     def start(self, unit: str) -> str:
-        """Dispatch a job that starts ``unit`` and give its object path; jobs.wait_started() waits for it (StartUnit)."""
+        """Dispatch a job that starts ``unit`` and give its path, which jobs.wait_started() waits for (StartUnit)."""
         return str(self._call(f"start {unit}", "StartUnit", "ss", unit, "replace"))
 
     def enable(self, units: Sequence[str]) -> None:
