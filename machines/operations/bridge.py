@@ -31,6 +31,9 @@ def bridge_up(bridge: str, host: Host) -> None:
             network = Network(bridge, subnet)
             host.links.make_bridge(bridge, network.gateway, network.prefix_length)
             return
+    if by_networkd and bridge not in host.facts.links():
+        # networkd makes a link that somebody deleted only when it reads its files again.
+        host.units.reload_networkd()
     try:
         host.links.wait_until(lambda: bridge in host.facts.links(), timeout=WAIT_SECONDS, what=f"bridge {bridge}")
     except TimedOut as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, parse_fleet
 from machines.errors import NotFound, raise_all
 from machines.model.machine import Machine
-from machines.model.names import check_known_name, machine_unit
+from machines.model.names import bridge_unit, check_known_name, machine_unit
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -89,6 +89,20 @@ def require(names: Iterable[str], host: Host) -> None:
             if name not in known
         ]
     )
+
+
+def lost_bridges(names: Iterable[str], host: Host) -> dict[str, list[str]]:
+    """Give the bridges of declared machines that their units brought up and that are not there any more."""
+    declared, links = _declared(host), host.facts.links()
+    wanted = {name: declared[name].bridges if name in declared else () for name in names}
+    missing = {name: [bridge for bridge in bridges if bridge not in links] for name, bridges in wanted.items()}
+    if not any(missing.values()):
+        return missing
+    states = host.units.states(["machctl-bridge@*.service"])
+    return {
+        name: [bridge for bridge in bridges if states.get(bridge_unit(bridge)) == "active"]
+        for name, bridges in missing.items()
+    }
 
 
 def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:

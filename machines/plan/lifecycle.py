@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
-from machines.model.names import machine_unit
+from collections.abc import Iterable
+
+from machines.model.names import bridge_unit, machine_unit
 from machines.plan import steps
 from machines.plan.steps import Plan
 
 
-def plan_start(name: str, *, running: bool) -> Plan:
-    """Give the steps after which a machine runs."""
-    return [] if running else [steps.StartMachine(reason="it is not running", machine=name, name=name)]
+def plan_start(name: str, *, running: bool, lost_bridges: Iterable[str] = ()) -> Plan:
+    """Give the steps after which a machine runs.
+
+    ``lost_bridges`` are those it is to be on and that somebody deleted: their units, being active, would do nothing.
+    """
+    if running:
+        return []
+    plan: Plan = [
+        steps.StartUnit(reason=f"bridge {bridge} is not up", machine=name, unit=bridge_unit(bridge), restart=True)
+        for bridge in lost_bridges
+    ]
+    return [*plan, steps.StartMachine(reason="it is not running", machine=name, name=name)]
 
 
 def plan_stop(name: str, *, terminate: bool) -> Plan:

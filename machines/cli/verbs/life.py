@@ -14,7 +14,7 @@ from machines.cli.plans import show_plan
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue, MachctlError
 from machines.operations import lifecycle
-from machines.operations.inspect import expand, require
+from machines.operations.inspect import expand, lost_bridges, require
 from machines.operations.ready import check_ready
 from machines.plan.lifecycle import plan_enable, plan_start, plan_stop
 
@@ -42,21 +42,28 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
     host = RealHost()
     chosen = _chosen(patterns, host, verb="start")
     running = host.running()
-    plans = {name: plan_start(name, running=name in running) for name in chosen}
+    lost = lost_bridges(chosen, host)
+    plans = {name: plan_start(name, running=name in running, lost_bridges=lost[name]) for name in chosen}
     if options.dry_run:
         show_plan(plans, options)
         return 0
 
-    jobs, failed = _dispatch([name for name in chosen if plans[name]], host)
+    # The others boot while what waits for them is imported.
+    jobs, failed = _dispatch([name for name in chosen if len(plans[name]) == 1], host)
 
     async def act(name: str) -> str | None:
         if name in failed:
             raise failed[name]
         if name in jobs:
             await lifecycle.finish_start(name, jobs[name], host)
+        elif plans[name]:
+            from machines.cli.progress import Progress
+            from machines.operations.execute import execute
+
+            await execute(plans[name], host, reporter=Progress(options))
         if wait:
             await lifecycle.wait_for_address(name, host)
-        return None if name in jobs else f"{name} is running already"
+        return None if plans[name] else f"{name} is running already"
 
     from machines.cli.several import on_each
 
