@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -80,7 +79,7 @@ class FakeHost:
             filesystem=lambda: "ext4",
             make_empty=self._stage,
             place=self._place,
-            remove=lambda path: self.placed.pop(os.path.basename(path)),
+            remove=lambda path: self.placed.pop(path.rsplit("/", 1)[1]),
             remove_path=lambda path: self.staged.discard(path.rsplit("-", 1)[1]),
         )
         self.facts: Any = SimpleNamespace(
@@ -92,7 +91,7 @@ class FakeHost:
             ipv6_loopback=lambda: True,
             idmap_paths=lambda paths: frozenset(paths),
             enabled_machines=lambda: {},
-            journal_links=lambda: {},
+            journal_links=lambda trees: {},
         )
         self.links: Any = SimpleNamespace(remove_link=lambda name: self.bridges.pop(name, None))
         self.tools: Any = SimpleNamespace(which=lambda tool: f"/usr/bin/{tool}", run=self._run)

@@ -30,10 +30,12 @@ ip -o link | sed -E 's/^[0-9]+: ([^:@]+).* mtu ([0-9]+).*/\1 mtu \2/' | sort
 echo '== addresses'
 ip -o -4 address | awk '{print $2, $4}' | sort
 echo '== nft'
-nft list ruleset
+# networkd keeps a table of its own once a link with IPMasquerade= was there.
+nft list tables | grep -v ' io.systemd.nat$' | while read -r table; do nft list $table; done
 echo '== files'
-find /etc/systemd /etc/machctl /var/lib/machctl /run/machctl /run/systemd/nspawn \
-    -printf '%M %u:%g %p -> %l\n' 2>/dev/null | sort -k 3
+find /etc/systemd /etc/machctl /var/lib/machctl -printf '%M %u:%g %p -> %l\n' 2>/dev/null | sort -k 3
+find /run/machctl -mindepth 1 2>/dev/null | sort
+find /run/systemd/nspawn -mindepth 2 2>/dev/null | sort
 find /var/lib/machines -maxdepth 1 ! -name '.kept-*' -printf '%M %u:%g %p\n' | sort -k 3
 find /var/log/journal -maxdepth 1 -type l -printf '%p -> %l\n' | sort
 echo '== content'
@@ -41,7 +43,7 @@ find /etc/systemd /etc/machctl /var/lib/machctl -type f -exec sha256sum {} + 2>/
 echo '== mounts'
 findmnt --raw --noheadings --output TARGET | grep -vE '^/run/(user|credentials)' | sort
 echo '== units'
-systemctl list-units --all --plain --no-legend 'machctl-*' 'systemd-nspawn@*' | awk '{print $1, $3, $4}' | sort
+systemctl list-units --all --plain --no-legend 'machctl-*' 'systemd-nspawn@*' | awk '$1 !~ /^machctl-port.*service$/ {print $1, $3}' | sort
 systemctl --failed --plain --no-legend
 echo '== machines'
 machinectl list --no-legend | awk '{print $1}' | sort
@@ -265,6 +267,11 @@ class Roads:
                 raise
         return self._roads[suite]
 
+    def close(self) -> None:
+        """Take all hosts away."""
+        while self.hosts and not KEEP:
+            self.hosts.pop().down()
+
     def _make(self, suite: str) -> Road:
         for tool in ("bash", "nsenter", "unshare"):
             if shutil.which(tool) is None:
@@ -281,3 +288,7 @@ class Roads:
         host.write("/root/before", before)
         host.write("/root/created", created.stderr)
         return Road(host, before, created, suite)
+
+
+ROADS = Roads()
+"""One set of hosts, whichever folders of tests run."""

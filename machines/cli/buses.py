@@ -55,6 +55,8 @@ def open_shell(
 ) -> str:
     """Open a shell in a machine and connect it to stdin and stdout until it ends; give why it ended."""
     path = command[0] if command else ""
+    # machined makes an ExecStart= of the words, in which a "$" begins a variable (systemd.service(5), COMMAND LINES).
+    command = [word.replace("$", "$$") for word in command]
     fd, _ = asyncio.run(
         asyncio.wait_for(machine1.open_shell(name, user=user, path=path, arguments=command, environment=env), timeout)
     )

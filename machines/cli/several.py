@@ -24,7 +24,7 @@ def on_each(
     done: str,
     timeout: float | None = None,
 ) -> int:
-    """Do ``act`` to every machine at once, saying how long each took; give the exit status."""
+    """Do ``act`` to every machine at once within ``timeout`` seconds, saying how long each took; give the status."""
     began = time.monotonic()
 
     async def timed(name: str) -> None:
@@ -33,7 +33,7 @@ def on_each(
             note(f"{done} {name} in {time.monotonic() - began:.1f} s" if result is None else str(result))
 
     what = f"{verb} {names[0] if len(names) == 1 else f'of {len(names)} machines'}"
-    failed = run(for_each(names, timed), timeout=options.timeout or timeout, what=what)
+    failed = run(for_each(names, timed), timeout=timeout, what=what)
     return exit_status(failed, len(names))
 
 

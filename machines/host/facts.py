@@ -10,12 +10,16 @@ import os
 from collections.abc import Iterable
 
 from machines.host.files import read_text
-from machines.host.storage.pool import POOL, filesystem_of
+from machines.host.guest import read_file
+from machines.host.storage.pool import filesystem_of
 from machines.model.observed import Link, Listener
+from machines.model.tree import Tree
 
 # Kernel: file systems with FS_ALLOW_IDMAP that people bind from.
 _IDMAP_FILESYSTEMS = {"btrfs", "ext4", "f2fs", "tmpfs", "vfat", "xfs"}
 _TCP_LISTEN = "0A"
+
+JOURNALS = "/var/log/journal"
 
 
 def machined_state() -> str:
@@ -128,14 +132,18 @@ def enabled_machines() -> dict[str, bool]:
     return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
 
 
-def journal_links() -> dict[str, str]:
-    """Give the links in /var/log/journal to machines' own journals, by machine (systemd-nspawn(1), --link-journal=)."""
+def journal_links(trees: Iterable[Tree]) -> dict[str, str]:
+    """Give the links in /var/log/journal to machines' own journals, by machine (systemd-nspawn(1), --link-journal=).
+
+    A link is called as the machine's ID. Where it leads says less: nspawn 262 lets it point to the temporary place
+    it had the tree mounted at.
+    """
     found = {}
-    for path in glob.glob("/var/log/journal/*"):
-        if os.path.islink(path):
-            target = os.readlink(path)
-            if target.startswith(f"{POOL}/"):
-                found[target.removeprefix(f"{POOL}/").split("/", 1)[0]] = path
+    for tree in trees:
+        machine_id = (read_file(tree.path, "/etc/machine-id") or "").strip() if tree.kind != "raw" else ""
+        path = f"{JOURNALS}/{machine_id}"
+        if len(machine_id) == 32 and machine_id.isalnum() and os.path.islink(path):
+            found[tree.name] = path
     return found
 
 

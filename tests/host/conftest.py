@@ -7,17 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import HOSTS, KEEP, Host, Road, Roads
+from throwaway import HOSTS, ROADS, Host, Road, Roads
 
 
 @pytest.fixture(scope="session")
 def roads() -> Iterator[Roads]:
     """All hosts, gone at the end."""
-    roads = Roads()
-    yield roads
-    if not KEEP:
-        for host in roads.hosts:
-            host.down()
+    yield ROADS
+    ROADS.close()
 
 
 @pytest.fixture(scope="session", params=HOSTS)
@@ -45,10 +42,11 @@ def debian(roads: Roads) -> Road:
 
 
 @pytest.fixture
-def unchanged(host: Host) -> Iterator[None]:
-    """The host of Debian 13 is in the end what it was in the beginning."""
-    with host.unchanged():
+def unchanged(debian: Road) -> Iterator[None]:
+    """The host of Debian 13 is in the end what it was in the beginning, its machine running."""
+    with debian.host.unchanged():
         yield
+        debian.ready()
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,26 @@ def test_ports_are_closed_while_the_machine_is_stopped(road: Road) -> None:
     assert SERVER in until(lambda: road.host.get("http://127.0.0.1:8080"), lambda text: SERVER in text)
 
 
+def test_an_autostart_machine_is_up_again_after_a_reboot(road: Road) -> None:
+    host = road.host
+    address = road.address
+    boot = "systemctl show --property=UserspaceTimestampMonotonic"
+    before = host.sh(boot)
+    host.machctl("enable", "debian")
+    try:
+        host.run("systemctl", "reboot", status=None)
+        assert host.sh(boot) != before
+        assert until(lambda: host.state("debian"), lambda state: state == "running") == "running"
+        host.machctl("start", "debian", "--wait", "ip")
+        assert road.address == address
+        for own in ("127.0.0.1", "10.0.2.100"):
+            assert SERVER in host.get(f"http://{own}:8080")
+        assert host.machctl("apply").stderr == "nothing to do\n"
+        assert host.sh("systemctl --failed --no-legend --plain") == ""
+    finally:
+        host.machctl("disable", "debian")
+
+
 def test_rm_leaves_the_host_as_it_was(road: Road) -> None:
     host = road.host
     declaration = host.read("/etc/machctl/fleet.d/debian.toml")

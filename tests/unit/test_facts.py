@@ -12,6 +12,7 @@ import pytest
 
 from machines.host import facts
 from machines.model.observed import Listener
+from machines.model.tree import Tree
 
 ROUTES = """\
 Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
@@ -121,3 +122,14 @@ def test_machined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: dict[s
     monkeypatch.setattr(os.path, "lexists", lambda path: real["lexists"](f"{tmp_path}{path}"))
     monkeypatch.setattr(os.path, "realpath", lambda path: real["realpath"](f"{tmp_path}{path}"))
     assert facts.machined_state() == state
+
+
+def test_journal_links_are_found_by_the_machine_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_id = "0" * 31 + "a"
+    tree = tmp_path / "web"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/machine-id").write_text(f"{machine_id}\n")
+    monkeypatch.setattr(facts, "JOURNALS", str(tmp_path))
+    assert facts.journal_links([Tree("web", str(tree))]) == {}
+    (tmp_path / machine_id).symlink_to("/tmp/nspawn-root-x/var/log/journal")
+    assert facts.journal_links([Tree("web", str(tree))]) == {"web": str(tmp_path / machine_id)}

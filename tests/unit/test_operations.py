@@ -21,10 +21,9 @@ REPORTER = Reporter()
 
 
 @pytest.fixture(autouse=True)
-def as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(tree, "LOG_DIRECTORY", str(tmp_path))
-    yield
 
 
 def web(name: str = "web", **values: object) -> Machine:
@@ -110,7 +109,7 @@ def test_two_machines_of_one_bridge_get_different_addresses_and_it_goes_with_the
     host = FakeHost()
     create(host, web())
     create(host, machine("db", origin=own_file("db")))
-    plans, observed = fleet.plan_fleet([], host, verb="plan")
+    _plans, observed = fleet.plan_fleet([], host, verb="plan")
     assert observed.records["web"].addresses["br0"] != observed.records["db"].addresses["br0"]
     asyncio.run(fleet.remove("web", host, REPORTER, force=False, dry_run=False))
     assert "br0" in host.bridges

@@ -10,7 +10,7 @@ import typer
 
 from machines.cli.names import name as name_argument
 from machines.cli.output import note
-from machines.errors import InvalidValue, MachctlError, NotRunning
+from machines.errors import InvalidValue, MachctlError, NotFound, NotRunning
 from machines.model.names import check_known_name
 
 # As podman has it: machctl's own failure must not look like the command's (podman-exec(1), EXIT STATUS).
@@ -62,6 +62,7 @@ def shell(
     user, _, name = machine.rpartition("@")
     check_known_name(name)
     variables = dict(_variable(text) for text in setenv)
+    _check_user(name, user or "root")
     try:
         reason = open_shell(
             name,
@@ -100,6 +101,26 @@ def logs(
     argv += [] if sys.stdout.isatty() and not follow else ["--no-pager"]
     host = RealHost()
     host.tools.replace(journal_command(name, host, argv))
+
+
+def _check_user(name: str, user: str) -> None:
+    """Raise NotFound for a user the machine does not have: its shell would end at once without a word."""
+    from machines.host.guest import read_file
+    from machines.host.registered import registered_machine
+
+    entry = registered_machine(name)
+    if entry is None or user == "root" or os.geteuid() != 0:
+        return
+    passwd = read_file(f"/proc/{entry.leader}/root", "/etc/passwd") or ""
+    if any(line.startswith(f"{user}:") for line in passwd.splitlines()):
+        return
+    from machines.host.bus.guest import exec_in
+
+    # It may be one of LDAP or systemd-homed.
+    with open(os.devnull, "r+b") as null:
+        fd = null.fileno()
+        if exec_in(name, ["getent", "passwd", user], stdin=None, stdout=fd, stderr=fd) != 0:
+            raise NotFound(f"there is no user {user} in machine {name}", hint=f"machctl exec {name} -- adduser {user}")
 
 
 def _require(name: str) -> None:

@@ -67,7 +67,7 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
 
     from machines.cli.several import on_each
 
-    return on_each(chosen, act, options, verb="start", done="started", timeout=START_SECONDS)
+    return on_each(chosen, act, options, verb="start", done="started", timeout=options.timeout or START_SECONDS)
 
 
 def _dispatch(names: Sequence[str], host: RealHost) -> tuple[dict[str, str], dict[str, MachctlError]]:

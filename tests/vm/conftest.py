@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A virtual machine with a machine in it, whose tree comes from a host where making it takes seconds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from throwaway import KEEP, ROADS, Host
+
+
+@pytest.fixture(scope="session")
+def vm() -> Iterator[Host]:
+    """A virtual machine, its machine running."""
+    vm = Host("t-vm", "--suite", "trixie", "--pool", "btrfs", "--kind", "vm")
+    if not KEEP:
+        vm.down()
+    vm.up()
+    if vm.state("debian") == "":
+        _copy_machine(vm)
+    yield vm
+    if not KEEP:
+        vm.down()
+    ROADS.close()
+
+
+def _copy_machine(vm: Host) -> None:
+    # Emulated, a bootstrap would take minutes.
+    road = ROADS.get("trixie")
+    road.host.machctl("stop", "debian", status=None)
+    pack = "tar --create --numeric-owner --xattrs --acls --directory=/var/lib/machines --exclude=debian/var/log/journal/* debian | zstd -1"
+    unpack = "zstd -d | tar --extract --numeric-owner --xattrs --acls --directory=/var/lib/machines && : >/var/lib/machines/debian/etc/machine-id"
+    with subprocess.Popen(road.host.argv("sh", "-c", pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as source:
+        subprocess.run(vm.argv("sh", "-c", unpack), stdin=source.stdout, check=True, timeout=300)
+    assert source.returncode == 0
+    vm.write("/etc/machctl/fleet.d/debian.toml", road.host.read("/etc/machctl/fleet.d/debian.toml"))
+    vm.machctl("apply", "debian")
+    vm.machctl("start", "debian", "--wait", "ip")
