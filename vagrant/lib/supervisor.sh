@@ -84,8 +84,17 @@ kill_cgroup() { # CGROUP
         find "$group" -name cgroup.procs -exec xargs -r -a {} kill -KILL ';' 2>/dev/null || true
     fi
     wait_until 10 cgroup_empty "$group" || say "processes in $group do not end"
-    find "$group" -depth -type d | while read -r sub; do rmdir "$sub" 2>/dev/null || true; done
-    if [[ ! -d $group ]]; then rmdir --ignore-fail-on-non-empty "${group%/*}" 2>/dev/null || true; fi
+    remove_cgroup "$group"
+    # On a hybrid machine nspawn makes the same group in systemd's own v1 hierarchy.
+    while read -r sub; do
+        remove_cgroup "$sub/machctl-hosts/${group##*/machctl-hosts/}"
+    done < <(awk '$3 == "cgroup" && $4 ~ /name=systemd/ { print $2 }' /proc/mounts)
+}
+
+remove_cgroup() { # CGROUP
+    [[ -d $1 ]] || return 0
+    find "$1" -depth -type d -exec rmdir {} ';' 2>/dev/null || true
+    if [[ ! -d $1 ]]; then rmdir "${1%/*}" 2>/dev/null || true; fi
 }
 
 cgroup_empty() { grep -qsx 'populated 0' "$1/cgroup.events" || [[ ! -e $1 ]]; }
