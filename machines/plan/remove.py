@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from machines.errors import Conflict
 from machines.model.machine import Machine
-from machines.model.names import machine_unit
+from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
@@ -63,7 +63,17 @@ def plan_remove(
     if name in host.records:
         # The record goes last of what is the machine's: as long as it is there, a killed run can be finished.
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=paths.machine_record(name)))
+    plan += _foreign_bridges(own, host, declared, reason=reason)
     if bridges:
         nat_changed = any(path.startswith(paths.NAT_DIRECTORY) for path in files)
         plan += plan_unused(host, gone={name}, machine=name, nat_changed=nat_changed)
     return plan
+
+
+def _foreign_bridges(own: Machine | None, host: Host, declared: Mapping[str, Machine], *, reason: str) -> Plan:
+    """What waited for the bridges of others has nothing to wait for any more; the bridges themselves stay."""
+    if own is None:
+        return []
+    others = {bridge for machine in declared.values() if machine.name != own.name for bridge in machine.bridges}
+    units = [bridge_unit(bridge) for bridge in own.bridges if bridge not in host.networks and bridge not in others]
+    return [steps.StopUnit(reason=reason, machine=own.name, unit=unit) for unit in units if unit in host.active]
