@@ -39,7 +39,7 @@ class FakeFiles:
         self.texts.pop(path, None)
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, wait: bool, what: str) -> Iterator[None]:
+    def lock(self, name: str, *, what: str) -> Iterator[None]:
         if name in self.held:
             raise Conflict(f"{what} is being changed by another machctl")
         self.held.add(name)

@@ -17,6 +17,7 @@ from machines.model.source import Source
 from machines.plan.check import TOOLS
 from machines.plan.place import place
 from machines.plan.steps import Plan, Step
+from machines.render import paths
 from machines.render.files import Placement, render_bridge, render_guest, render_machine
 
 TRIXIE = Source("debian", "trixie")
@@ -55,13 +56,12 @@ def empty_host(**values: Any) -> Host:
 def host_with(*machines: Machine, **values: Any) -> Host:
     """A host on which ``machines`` are just as declared, on a br0 that machctl made."""
     host = empty_host(networks={"br0": SUBNET}, links={"br0": BRIDGE}, active=frozenset({bridge_unit("br0")}))
-    host = dataclasses.replace(host, nat_loaded=True)
     for each in machines:
         placement = place(each, host)
         files = {each.origin: write_machine(each)} | render_machine(each, placement)
         for network in placement.networks.values():
             files |= render_bridge(network, networkd=host.networkd, dns=host.dns)
-        ports = tuple(sorted({str(port.host) for port in each.publish}))
+        ports = tuple(sorted(map(str, each.publish)))
         host = dataclasses.replace(
             host,
             files={**host.files, **files},
@@ -73,7 +73,9 @@ def host_with(*machines: Machine, **values: Any) -> Host:
             records={**host.records, each.name: Record(each.name, dict(placement.addresses), ports)},
             enabled={**host.enabled, **({each.name: True} if each.autostart else {})},
         )
-    return dataclasses.replace(host, **values)
+    # nft lists its rules in the words they were written in, or in fewer.
+    nat = "\n".join(text for path, text in host.files.items() if path.startswith(f"{paths.NAT_DIRECTORY}/"))
+    return dataclasses.replace(host, **{"nat": nat, **values})
 
 
 def running(host: Host, *names: str) -> Host:

@@ -14,6 +14,8 @@ def main() -> NoReturn:
 
     # Collecting while hundreds of classes are imported finds nothing and takes a tenth of a short command's time.
     gc.disable()
+    # Declarations and settings are for everybody to read, whatever whoever calls wants of their own files.
+    os.umask(0o022)
     from machines.cli.app import run
 
     status = run()

@@ -34,7 +34,7 @@ def show_plan(plans: Mapping[str, Plan], options: Options) -> None:
     for name, plan in plans.items():
         if not plan:
             continue
-        say(f"{name}:")
+        say(f"{name or 'what nobody needs any more'}:")
         for step in plan:
             say(f"  {step}  ({step.reason})")
             for line in step.detail.splitlines():

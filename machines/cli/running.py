@@ -15,11 +15,14 @@ T = TypeVar("T")
 
 
 class Interrupted(MachctlError):
-    """A signal asked machctl to end; what was half done has been taken back."""
+    """A signal asked machctl to end."""
 
 
-def run(work: Coroutine[Any, Any, T], *, timeout: float | None, what: str) -> T:
-    """Run ``work`` to its end, for ``timeout`` seconds at most. Raises TimedOut and Interrupted."""
+def run(work: Coroutine[Any, Any, T], *, timeout: float | None, what: str, afterwards: str = "") -> T:
+    """Run ``work`` to its end, for ``timeout`` seconds at most. Raises TimedOut and Interrupted.
+
+    ``afterwards`` says how things are once it was interrupted.
+    """
     caught: list[int] = []
     gc.enable()
 
@@ -39,9 +42,7 @@ def run(work: Coroutine[Any, Any, T], *, timeout: float | None, what: str) -> T:
         return asyncio.run(limited())
     except asyncio.CancelledError:
         number = caught[0] if caught else signal.SIGINT
-        raise Interrupted(
-            f"{what} was interrupted", hint="what was half done has been taken back", exit_code=128 + number
-        ) from None
+        raise Interrupted(f"{what} was interrupted", hint=afterwards, exit_code=128 + number) from None
 
 
 def _interrupt(number: int, caught: list[int], task: asyncio.Task[Any]) -> None:

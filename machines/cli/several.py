@@ -33,7 +33,7 @@ def on_each(
             note(f"{done} {name} in {time.monotonic() - began:.1f} s" if result is None else str(result))
 
     what = f"{verb} {names[0] if len(names) == 1 else f'of {len(names)} machines'}"
-    failed = run(for_each(names, timed), timeout=timeout, what=what)
+    failed = run(for_each(names, timed), timeout=timeout, what=what, afterwards="machctl list shows how things are")
     return exit_status(failed, len(names))
 
 

@@ -128,6 +128,12 @@ class Units:
             "result": details.result,
         }
 
+    def needs_reload(self, unit: str) -> bool:
+        """Tell whether systemd has read the files of a unit as they are."""
+        from machines.host.bus.systemd1 import UNIT
+
+        return bool(self._manager.unit_property(unit, UNIT, "NeedDaemonReload", "b"))
+
     def start(self, unit: str) -> str:
         """Dispatch a job that starts a unit."""
         return self._manager.start(unit)

@@ -84,6 +84,10 @@ def _machine(name: str, table: Table) -> Machine | None:
 def check_machine(machine: Machine) -> list[MachctlError]:
     """Give what is wrong with a machine's values taken together, each being right by itself."""
     errors: list[MachctlError] = []
+    if not machine.bridges:
+        errors.append(
+            InvalidValue(f"{machine.name} is on no bridge", hint=f"leave bridges out, and it is on {DEFAULT_BRIDGE}")
+        )
     for index, port in enumerate(machine.publish):
         for other in machine.publish[:index]:
             if port.collides(other):

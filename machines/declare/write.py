@@ -43,8 +43,11 @@ def declared_values(machine: Machine) -> dict[str, object]:
     return found
 
 
-def write_machine(machine: Machine, text: str = "") -> str:
-    """Give the declaration file ``text`` with ``machine`` in it as it is now; without ``text``, a new file."""
+def write_machine(machine: Machine, text: str = "", *, before: Machine | None = None) -> str:
+    """Give the declaration file ``text`` with ``machine`` in it as it is now; without ``text``, a new file.
+
+    With what the machine was ``before``, only what has changed since is written.
+    """
     import tomlkit
 
     document = tomlkit.parse(text)
@@ -53,7 +56,10 @@ def write_machine(machine: Machine, text: str = "") -> str:
     machines = document.setdefault("machines", tomlkit.table(True))  # noqa: FBT003 (is_super_table has no other form)
     table = machines.setdefault(machine.name, tomlkit.table())
     wanted = declared_values(machine)
+    was = declared_values(before) if before else None
     for key in _KEYS:
+        if was is not None and was.get(key) == wanted.get(key):
+            continue
         if key not in wanted:
             table.pop(key, None)
         elif key not in table or table[key] != wanted[key]:

@@ -8,10 +8,11 @@ import errno
 import fcntl
 import glob
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
-from machines.errors import Conflict, NotPermitted
+from machines.errors import Conflict, MachctlError, NotPermitted
 
 LOCK_DIRECTORY = "/run/machctl"
 
@@ -45,7 +46,7 @@ def read_text(path: str) -> str | None:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+    except OSError:
         return None
 
 
@@ -66,6 +67,8 @@ def write_file(path: str, text: str, *, mode: int = 0o644) -> None:
         os.rename(temporary, path)
     except PermissionError as error:
         raise NotPermitted(f"{path} cannot be written: {error.strerror}", hint="run machctl as root") from error
+    except OSError as error:
+        raise MachctlError(f"{path} cannot be written: {error.strerror}", hint=_remedy(error, directory)) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -73,8 +76,14 @@ def write_file(path: str, text: str, *, mode: int = 0o644) -> None:
 
 def remove_file(path: str) -> None:
     """Remove a file, then the directories around it that only machctl used and that are empty now; none is fine."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise MachctlError(
+            f"{path} cannot be removed: {error.strerror}", hint=_remedy(error, os.path.dirname(path))
+        ) from error
     directory = os.path.dirname(path)
     while directory in _PRUNED or directory.endswith(".service.d"):
         try:
@@ -98,17 +107,17 @@ def abandoned() -> list[str]:
 
 
 @contextlib.contextmanager
-def lock(name: str, *, wait: bool, what: str) -> Iterator[None]:
+def lock(name: str, *, what: str) -> Iterator[None]:
     """Hold the lock ``name`` (flock(2)); the kernel drops it with the process, however that ends.
 
-    Raises Conflict if somebody else has it and ``wait`` is off.
+    Raises Conflict if somebody else has it.
     """
     _make_directory(LOCK_DIRECTORY)
     path = f"{LOCK_DIRECTORY}/{name}.lock"
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "?"
             os.close(fd)
@@ -131,19 +140,50 @@ def lock(name: str, *, wait: bool, what: str) -> Iterator[None]:
         os.close(fd)
 
 
-def is_locked(name: str) -> bool:
-    """Tell whether a process holds the lock ``name`` right now."""
-    try:
-        fd = os.open(f"{LOCK_DIRECTORY}/{name}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+@contextlib.asynccontextmanager
+async def fleet_lock() -> AsyncIterator[None]:
+    """Hold the lock of the whole fleet once whoever has it is done with it; being cancelled ends the waiting."""
+    import asyncio
+
+    _make_directory(LOCK_DIRECTORY)
+    # The directory itself is what is locked: it needs no file that somebody would have to remove.
+    fd = os.open(LOCK_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    loop = asyncio.get_running_loop()
+    held: asyncio.Future[None] = loop.create_future()
+
+    def got() -> None:
+        if held.cancelled():
+            os.close(fd)
+        else:
+            held.set_result(None)
+
+    def wait() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and this process is about to
+            loop.call_soon_threadsafe(got)
+
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.set_result(None)
     except BlockingIOError:
-        return True
+        # flock(2) cannot be polled; a daemon thread that waits in it does not keep the process from ending.
+        threading.Thread(target=wait, daemon=True).start()
+    await held
+    try:
+        yield
     finally:
         os.close(fd)
-    return False
+
+
+def is_locked(name: str) -> bool:
+    """Tell whether a process holds the lock ``name`` right now, without taking it for even a moment (proc_locks(5))."""
+    try:
+        inode = os.stat(f"{LOCK_DIRECTORY}/{name}.lock").st_ino
+    except FileNotFoundError:
+        return False
+    return any(
+        line.split()[1] == "FLOCK" and f":{inode} " in line for line in (read_text("/proc/locks") or "").splitlines()
+    )
 
 
 def _make_directory(path: str) -> None:
@@ -151,6 +191,14 @@ def _make_directory(path: str) -> None:
         Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
     except PermissionError as error:
         raise NotPermitted(f"{path} cannot be made: {error.strerror}", hint="run machctl as root") from error
+
+
+def _remedy(error: OSError, directory: str) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"make room: df {directory}"
+    if error.errno == errno.EROFS:
+        return f"the file system is read-only: mount -o remount,rw, or see dmesg ({directory})"
+    return f"look at what is there: ls -la {directory}"
 
 
 def _exclusive(path: str, flags: int) -> int:

@@ -91,7 +91,8 @@ def parse_assignments(text: str) -> dict[str, str]:
     for line in text.splitlines():
         key, equals, value = line.strip().partition("=")
         if equals and key.isidentifier():
-            values[key] = _unquoted(value)
+            # A guest writes these; on a terminal they must stay one plain word.
+            values[key] = "".join(character for character in _unquoted(value) if character.isprintable())
     return values
 
 

@@ -30,11 +30,16 @@ class Listener:
 
 @dataclass(frozen=True)
 class Record:
-    """What machctl keeps of a machine: the addresses it was given, by bridge, and the host ports it claimed."""
+    """What machctl keeps of a machine.
+
+    The addresses it was given, by bridge; the ports of the host it claimed; and the bridges it is on that others make,
+    which may be away for a moment.
+    """
 
     name: str
     addresses: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Host:
     routes: tuple[ipaddress.IPv4Network, ...] = ()
     listeners: tuple[Listener, ...] = ()
     dns: tuple[str, ...] = ()
-    nat_loaded: bool = False
+    nat: str = ""
+    stale_units: frozenset[str] = frozenset()
     free_bytes: int = 0
     pool: str = "/var/lib/machines"
     idmap_paths: frozenset[str] = frozenset()

@@ -23,7 +23,7 @@ def bridge_up(bridge: str, host: Host) -> None:
     Raises TimedOut when it does not come, NotFound when nobody is going to make it.
     """
     subnet = read_networks(host).get(bridge)
-    by_networkd = host.files.read_text(f"{paths.NETWORK_DIRECTORY}/70-machctl-{bridge}.netdev") is not None
+    by_networkd = _by_networkd(bridge, host)
     if subnet is not None:
         # Without it packets of machines end at the host; systemd 257 sets it per link only (systemd.network(5)).
         host.facts.set_sysctl("net.ipv4.ip_forward", 1)
@@ -48,7 +48,14 @@ def bridge_up(bridge: str, host: Host) -> None:
 
 def bridge_down(bridge: str, host: Host) -> None:
     """Remove a bridge that bridge_up() made, once nothing is on it any more."""
-    by_networkd = host.files.read_text(f"{paths.NETWORK_DIRECTORY}/70-machctl-{bridge}.netdev") is not None
+    by_networkd = _by_networkd(bridge, host)
     link = host.facts.links().get(bridge)
     if link and not link.ports and not by_networkd and bridge in read_networks(host):
         host.links.remove_link(bridge)
+
+
+def _by_networkd(bridge: str, host: Host) -> bool:
+    """Tell whether networkd makes the bridge: its files say so, and it was not switched off since."""
+    rendered = host.files.read_text(f"{paths.NETWORK_DIRECTORY}/70-machctl-{bridge}.netdev") is not None
+    state = host.units.states(["systemd-networkd.service"]).get("systemd-networkd.service") if rendered else ""
+    return state in {"active", "activating", "reloading"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from machines.errors import Conflict
 from machines.model.names import machine_unit
 from machines.operations.lifecycle import dispatch_start, finish_start, stop_machine
 from machines.operations.observe import write_network, write_record
@@ -56,7 +57,7 @@ def _do_at_once(step: Step, host: Host) -> None:
         case steps.RemoveTree():
             host.pool.remove(step.path)
         case steps.WriteFile():
-            host.files.write_file(step.path, step.text, mode=step.mode)
+            _write(step, host)
         case steps.RemoveFile():
             host.files.remove_file(step.path)
         case steps.WriteGuestFile():
@@ -80,6 +81,16 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.links.remove_link(step.link)
         case _:
             raise NotImplementedError(type(step).__name__)
+
+
+def _write(step: steps.WriteFile, host: Host) -> None:
+    there = host.files.read_text(step.path)
+    if there is not None and paths.owner(step.path, step.text) and not paths.owner(step.path, there):
+        raise Conflict(
+            f"{step.path} has appeared in the meantime and machctl did not write it",
+            hint="move it away, then run the same command again",
+        )
+    host.files.write_file(step.path, step.text, mode=step.mode)
 
 
 def _load_nat(host: Host, *, drop: bool) -> None:

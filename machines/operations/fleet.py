@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, parse_fleet
+from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, own_file, parse_fleet
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
 from machines.model.machine import Machine
@@ -17,7 +21,8 @@ from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
 from machines.operations.together import for_each
 from machines.plan import steps
-from machines.plan.check import check_host, check_machine, check_new
+from machines.plan.bridges import plan_unused
+from machines.plan.check import check_bootstrap, check_host, check_machine, check_new
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.gc import KILLED, half_made, plan_gc
 from machines.plan.machine import plan_machine
@@ -37,9 +42,19 @@ def machine_lock(name: str) -> str:
 
 def declared_machines(host: Host) -> dict[str, Machine]:
     """Give everything that is declared on this host. Raises InvalidFile for all that is wrong in the files."""
-    files = host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"])
-    machines, errors = parse_fleet(files)
+    machines, errors = _read(host)
     raise_all(errors)
+    return machines
+
+
+def readable_machines(host: Host, *, name: str = "") -> dict[str, Machine]:
+    """Give what is declared as far as it can be read: a mistake in one file is no reason to leave other machines alone.
+
+    Raises InvalidFile if ``name`` is not among it and its own file is one with a mistake.
+    """
+    machines, errors = _read(host)
+    if name and name not in machines:
+        raise_all([error for error in errors if error.message.startswith(f"{own_file(name)}:")])
     return machines
 
 
@@ -49,8 +64,8 @@ async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: b
     Raises all that is wrong at once before the first change. A failure or an interrupt takes everything back.
     """
     check_ready(host, verb="create")
-    with host.files.lock(machine_lock(machine.name), wait=False, what=f"machine {machine.name}"):
-        with host.files.lock("fleet", wait=True, what="the fleet"):
+    with host.files.lock(machine_lock(machine.name), what=f"machine {machine.name}"):
+        async with host.files.fleet_lock():
             declared = declared_machines(host)
             observed = observe(host, [machine])
             if machine.name in half_made(observed, declared) and not dry_run:
@@ -63,39 +78,55 @@ async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: b
                 return plan
             claims, rest = split_claims(plan)
             await execute(claims, host, reporter=reporter)
+        placed = next(index for index, step in enumerate(rest) if isinstance(step, steps.PlaceTree)) + 1
+        ours = False
         try:
-            await execute(rest, host, reporter=reporter)
+            await execute(rest[:placed], host, reporter=reporter)
+            ours = True
+            await execute(rest[placed:], host, reporter=reporter)
         except BaseException:
-            with host.files.lock("fleet", wait=True, what="the fleet"):
-                back = plan_remove(
-                    machine.name, observe(host, [machine]), declared_machines(host), reason="it was not finished"
-                )
-                await execute(back, host, reporter=reporter.quietly())
+            await _take_back(machine, host, reporter.quietly(), ours=ours)
             raise
     return plan
 
 
-def plan_fleet(names: Iterable[str], host: Host, *, verb: str) -> tuple[Plans, Observed]:
-    """Give the plan of every named machine, of all that is declared without names; raise what cannot be fulfilled."""
+async def _take_back(machine: Machine, host: Host, reporter: Reporter, *, ours: bool) -> None:
+    """Remove a machine that was not finished. Unless its tree is ``ours``, one of that name is somebody else's."""
+    host.pool.remove_path(host.pool.staging_path(machine.name))
+    async with host.files.fleet_lock():
+        observed = observe(host, [machine])
+        if not ours:
+            observed = dataclasses.replace(observed, trees={}, running={}, enabled={}, journals={})
+        plan = plan_remove(machine.name, observed, readable_machines(host), reason="it was not finished")
+        await execute(plan, host, reporter=reporter)
+
+
+def plan_fleet(names: Iterable[str], host: Host, *, verb: str) -> Plans:
+    """Give the plan of every named machine, of all that is declared without names; raise what cannot be fulfilled.
+
+    Under the empty name stands what no machine needs any more.
+    """
     declared = declared_machines(host)
     machines = _chosen(list(names), declared)
     observed = observe(host, machines)
     raise_all(check_host(observed, verb=verb))
+    new = [machine for machine in machines if machine.name not in observed.trees]
     errors: list[MachctlError] = []
     for machine in machines:
         errors += check_machine(machine, observed, declared)
+        errors += check_bootstrap(machine, observed, trees=len(new)) if machine in new else []
     raise_all(errors)
     plans: Plans = {}
     view = observed
     for machine in machines:
         plans[machine.name] = plan_machine(machine, view)
         view = with_claims(view, plans[machine.name])
-    for machine in machines:
-        if machine.autostart and machine.name not in observed.trees:
-            plans[machine.name].append(
-                steps.StartMachine(reason="autostart is on", machine=machine.name, name=machine.name)
-            )
-    return plans, observed
+        if machine.autostart and machine in new:
+            start = steps.StartMachine(reason="autostart is on", machine=machine.name, name=machine.name)
+            plans[machine.name].append(start)
+    # Only now is it known which bridges nobody is on any more.
+    plans[""] = plan_unused(view, machine="")
+    return plans
 
 
 async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[Plans, dict[str, MachctlError]]:
@@ -104,15 +135,41 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
     A machine that fails stops its own steps, not those of the others.
     """
     check_ready(host, verb="apply")
-    with host.files.lock("fleet", wait=True, what="the fleet"):
-        plans, _ = plan_fleet(names, host, verb="apply")
+    # As many bootstraps as there are processors: each keeps one busy.
+    limit = asyncio.Semaphore(os.cpu_count() or 1)
+    async with host.files.fleet_lock():
+        plans = plan_fleet(names, host, verb="apply")
+        # A port that moves from one machine to another is given up before it is taken.
+        given_up = [step for plan in plans.values() for step in plan if _is_socket_stop(step)]
         for plan in plans.values():
             await execute(split_claims(plan)[0], host, reporter=reporter)
-    failed = await for_each(
-        [name for name, plan in plans.items() if plan],
-        lambda name: _locked(name, split_claims(plans[name])[1], host, reporter),
-    )
+        await execute(given_up, host, reporter=reporter)
+
+    async def one(name: str) -> None:
+        rest = [step for step in split_claims(plans[name])[1] if step not in given_up]
+        with host.files.lock(machine_lock(name), what=f"machine {name}"):
+            async with limit if any(isinstance(step, steps.MakeTree) for step in rest) else contextlib.nullcontext():
+                await _apply(name, rest, host, reporter)
+
+    failed = await for_each([name for name, plan in plans.items() if plan and name], one)
+    if plans[""]:
+        await _drop_unused(host, reporter)
     return plans, failed
+
+
+async def _apply(name: str, plan: Plan, host: Host, reporter: Reporter) -> None:
+    try:
+        await execute(plan, host, reporter=reporter)
+    except BaseException:
+        # The rest of an unfinished apply is finished by the next; a tree that never came to its place is made anew.
+        host.pool.remove_path(host.pool.staging_path(name))
+        raise
+
+
+async def _drop_unused(host: Host, reporter: Reporter) -> None:
+    """Remove bridges that nobody is on any more, as things are now and not as they were when all was planned."""
+    async with host.files.fleet_lock():
+        await execute(plan_unused(observe(host), machine=""), host, reporter=reporter)
 
 
 async def change(
@@ -120,23 +177,23 @@ async def change(
 ) -> Plan:
     """Edit the declaration of machine ``name`` and apply it; give the plan. Raises NotFound if it is not declared."""
     check_ready(host, verb="set")
-    with (
-        host.files.lock(machine_lock(name), wait=False, what=f"machine {name}"),
-        host.files.lock("fleet", wait=True, what="the fleet"),
-    ):
-        declared = declared_machines(host)
-        if name not in declared:
-            raise NotFound(
-                f"machine {name} is not declared, so there is nothing to set",
-                hint="machctl list shows which machines are; for others: systemctl set-property",
-            )
-        machine = edit(declared[name])
-        observed = observe(host, [machine])
-        raise_all(check_machine(machine, observed, {**declared, name: machine}))
-        text = write_machine(machine, observed.files[machine.origin])
-        plan = plan_machine(machine, observed, declaration=text)
-        if not dry_run:
-            await execute(plan, host, reporter=reporter)
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        async with host.files.fleet_lock():
+            declared = readable_machines(host, name=name)
+            if name not in declared:
+                raise NotFound(
+                    f"machine {name} is not declared, so there is nothing to set",
+                    hint="machctl list shows which machines are; for others: systemctl set-property",
+                )
+            machine = edit(declared[name])
+            observed = observe(host, [machine])
+            if name not in observed.trees:
+                raise NotFound(f"machine {name} is declared and has no tree", hint=f"make it: machctl apply {name}")
+            raise_all(check_machine(machine, observed, {**declared, name: machine}))
+            text = write_machine(machine, observed.files[machine.origin], before=declared[name])
+            plan = plan_machine(machine, observed, declaration=text)
+            if not dry_run:
+                await execute(plan, host, reporter=reporter)
     return plan
 
 
@@ -146,28 +203,27 @@ async def remove(name: str, host: Host, reporter: Reporter, *, force: bool, dry_
     Raises Conflict for a running machine without ``force``, NotFound where there is nothing of that name.
     """
     check_ready(host, verb="rm")
-    with (
-        host.files.lock(machine_lock(name), wait=False, what=f"machine {name}"),
-        host.files.lock("fleet", wait=True, what="the fleet"),
-    ):
-        declared = declared_machines(host)
-        observed = observe(host)
-        if name not in declared and name not in observed.trees and name not in observed.records:
-            raise NotFound(f"there is no machine {name}", hint="machctl list shows those there are")
-        if name in observed.running and not force:
-            raise Conflict(
-                f"machine {name} is running", hint=f"stop it first: machctl stop {name}; or: machctl rm --force {name}"
-            )
-        plan = plan_remove(name, observed, declared)
-        if not dry_run:
-            await execute(plan, host, reporter=reporter)
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        async with host.files.fleet_lock():
+            declared = readable_machines(host, name=name)
+            observed = observe(host)
+            if name not in declared and name not in observed.trees and name not in observed.records:
+                raise NotFound(f"there is no machine {name}", hint="machctl list shows those there are")
+            if name in observed.running and not force:
+                raise Conflict(
+                    f"machine {name} is running",
+                    hint=f"stop it first: machctl stop {name}; or: machctl rm --force {name}",
+                )
+            plan = plan_remove(name, observed, declared)
+            if not dry_run:
+                await execute(plan, host, reporter=reporter)
     return plan
 
 
 async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
     """Remove what killed runs left, and nothing that another machctl is working on; give the plan."""
     check_ready(host, verb="gc")
-    with host.files.lock("fleet", wait=True, what="the fleet"):
+    async with host.files.fleet_lock():
         temporary = host.files.abandoned()
         leftovers = host.pool.leftovers()
         observed = observe(host)
@@ -184,9 +240,12 @@ def observe_running(host: Host) -> Observed:
     return Observed(running=host.running())
 
 
-async def _locked(name: str, plan: Plan, host: Host, reporter: Reporter) -> None:
-    with host.files.lock(machine_lock(name), wait=False, what=f"machine {name}"):
-        await execute(plan, host, reporter=reporter)
+def _read(host: Host) -> tuple[dict[str, Machine], list[MachctlError]]:
+    return parse_fleet(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
+
+
+def _is_socket_stop(step: steps.Step) -> bool:
+    return isinstance(step, steps.StopUnit) and step.unit.endswith(".socket")
 
 
 def _chosen(names: list[str], declared: Mapping[str, Machine]) -> list[Machine]:

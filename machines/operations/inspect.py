@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,7 +125,8 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
         found.append(
             MachineStatus(
                 name=name,
-                state=state if tree or entry or state == "failed" else "missing",
+                # Only root may look into the pool (tmpfiles.d/systemd-nspawn.conf).
+                state=state if tree or entry or state == "failed" or os.geteuid() else "missing",
                 machine_class=entry.class_ if entry else "container",
                 source=str(machine.source) if machine else "",
                 os=" ".join(part for part in (release.get("ID"), release.get("VERSION_ID")) if part),

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
+from machines.declare.values import parse_publish
+from machines.errors import InvalidFile, InvalidValue
 from machines.model.machine import Machine
+from machines.model.names import machine_unit
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.tree import Tree
@@ -61,8 +65,10 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         routes=host.facts.routes(),
         listeners=host.facts.listeners(),
         dns=host.facts.dns(),
-        nat_loaded="nft" in have
-        and host.tools.run(["nft", "list", "table", "inet", "machctl"], check=False).returncode == 0,
+        nat=_nat(host) if "nft" in have else "",
+        stale_units=frozenset(
+            machine.name for machine in machines if booted and host.units.needs_reload(machine_unit(machine.name))
+        ),
         free_bytes=host.pool.free_bytes(),
         idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
@@ -73,7 +79,8 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
 
 def write_record(record: Record) -> str:
     """Give the text of a machine's record."""
-    return json.dumps({"addresses": dict(record.addresses), "ports": list(record.ports)}, indent=1) + "\n"
+    content = {"addresses": dict(record.addresses), "ports": list(record.ports), "foreign": list(record.foreign)}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def write_network(subnet: str) -> str:
@@ -82,11 +89,17 @@ def write_network(subnet: str) -> str:
 
 
 def read_networks(host: Host) -> dict[str, ipaddress.IPv4Network]:
-    """Give the bridges that machctl made and their subnets."""
-    return {
-        os.path.basename(path).removesuffix(".json"): ipaddress.IPv4Network(json.loads(text)["subnet"])
-        for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items()
-    }
+    """Give the bridges that machctl made and their subnets. Raises InvalidFile for a record that is none."""
+    found = {}
+    for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items():
+        with _reading(path):
+            found[_stem(path)] = ipaddress.IPv4Network(json.loads(text)["subnet"])
+    return found
+
+
+def _nat(host: Host) -> str:
+    done = host.tools.run(["nft", "list", "table", "inet", "machctl"], check=False)
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _logs(host: Host) -> dict[str, str]:
@@ -95,12 +108,29 @@ def _logs(host: Host) -> dict[str, str]:
 
 
 def _read_records(host: Host) -> dict[str, Record]:
-    records = {}
+    found = {}
     for path, text in host.files.read_files([f"{paths.RECORD_DIRECTORY}/*.json"]).items():
-        name = os.path.basename(path).removesuffix(".json")
-        content = json.loads(text)
-        records[name] = Record(name, content["addresses"], tuple(content["ports"]))
-    return records
+        with _reading(path):
+            content = json.loads(text)
+            ports = tuple(str(parse_publish(text)) for text in content["ports"])
+            found[_stem(path)] = Record(
+                _stem(path), dict(content["addresses"]), ports, tuple(content.get("foreign", ()))
+            )
+    return found
+
+
+def _stem(path: str) -> str:
+    return os.path.basename(path).removesuffix(".json")
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, InvalidValue) as error:
+        raise InvalidFile(
+            f"{path} is not what machctl wrote there: {error}", hint=f"remove it; apply writes it anew: rm {path}"
+        ) from error
 
 
 def _guest_files(host: Host, machines: list[Machine], trees: dict[str, Tree]) -> dict[tuple[str, str], str]:

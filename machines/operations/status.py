@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from machines.declare.write import declared_values
 from machines.errors import NotFound
-from machines.operations.fleet import declared_machines
+from machines.operations.fleet import readable_machines
 from machines.operations.inspect import MachineStatus
 from machines.operations.observe import observe
 from machines.render import paths
@@ -27,7 +27,7 @@ def describe(machine: MachineStatus, host: Host) -> dict[str, object]:
     found["cpu_seconds"] = usage.get("cpu_seconds")
     found["tasks"] = usage.get("tasks")
     found["result"] = usage.get("result")
-    declared = declared_machines(host).get(machine.name)
+    declared = readable_machines(host).get(machine.name)
     found["declaration"] = {"file": declared.origin, **declared_values(declared)} if declared else None
     return found
 
@@ -37,11 +37,11 @@ def files_of(name: str, host: Host) -> dict[str, str]:
 
     Raises NotFound for a machine that has none.
     """
-    declared = declared_machines(host).get(name)
+    declared = readable_machines(host).get(name)
     found = {
         path: text
         for path, text in observe(host).files.items()
-        if paths.owner(text) == ("machine", name) or path == paths.settings_file(name)
+        if paths.owner(path, text) == ("machine", name) or path == paths.settings_file(name)
     }
     if declared:
         found = {declared.origin: host.files.read_text(declared.origin) or "", **found}

@@ -18,6 +18,9 @@ async def for_each(names: Iterable[str], act: Callable[[str], Awaitable[object]]
             await act(name)
         except MachctlError as error:
             failed[name] = error
+        except OSError as error:
+            # Whatever the file system refuses one machine must not end what is done for the others.
+            failed[name] = MachctlError(f"{name}: {error}", hint="df and dmesg may say more")
 
     await asyncio.gather(*(one(name) for name in names))
     return failed

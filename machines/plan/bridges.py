@@ -47,14 +47,15 @@ def _is_port_of(port: str, name: str, host: Host) -> bool:
     if name not in host.running:
         return False
     first = f"vb-{name}"
-    named = port == first if len(first) <= IFNAMSIZ else port[:11] == first[:11]
+    alike = [other for other in host.running if other[:8] == name[:8]]
+    named = port == first if len(first) <= IFNAMSIZ else port[:11] == first[:11] and alike == [name]
     return named or port in {extra_link(name, index) for index in range(1, 9)}
 
 
 def _remove_bridge(bridge: str, machine: str, host: Host) -> Plan:
     reason = f"no other machine is on {bridge}"
     plan: Plan = [steps.StopUnit(reason=reason, machine=machine, unit=bridge_unit(bridge))]
-    files = [path for path, text in host.files.items() if paths.owner(text) == ("bridge", bridge)]
+    files = [path for path, text in host.files.items() if paths.owner(path, text) == ("bridge", bridge)]
     plan += [steps.RemoveFile(reason=reason, machine=machine, path=path) for path in files]
     if host.networkd and any(path.startswith(paths.NETWORK_DIRECTORY) for path in files):
         plan.append(steps.ReloadNetworkd(reason=f"files of bridge {bridge} are gone", machine=machine))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from machines.declare.fleet import own_file
+from machines.declare.values import parse_publish
 from machines.errors import Conflict, MachctlError, NotFound, NotPermitted, Unsupported
 from machines.model.machine import Machine, Publish
 from machines.model.observed import Host
@@ -53,7 +54,7 @@ def check_new(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> 
         return errors
     errors += _name_taken(machine.name, host, declared)
     errors += check_machine(machine, host, declared)
-    errors += _bootstrap(machine, host)
+    errors += check_bootstrap(machine, host)
     return errors
 
 
@@ -86,7 +87,7 @@ def _name_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[
     suggestion = next(
         f"{name[:60]}{number}"
         for number in range(2, 10000)
-        if f"{name}{number}" not in {*host.trees, *declared, *host.running}
+        if f"{name[:60]}{number}" not in {*host.trees, *declared, *host.running}
     )
     hint = f"choose another name, such as {suggestion}, or remove it first: machctl rm {name}"
     if name in declared:
@@ -104,7 +105,7 @@ def _name_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[
         return [Conflict(f"a machine {name} is running already", hint=f"choose another name, such as {suggestion}")]
     settings = paths.settings_file(name)
     text = host.files.get(settings)
-    if text is not None and paths.owner(text) is None:
+    if text is not None and paths.owner(settings, text) is None:
         return [
             Conflict(
                 f"{settings} is there already and machctl did not write it",
@@ -125,13 +126,14 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
                 hint=free.format(_free_port(port.host, host, declared)),
             )
     for record in host.records.values():
-        if record.name != name and str(port.host) in record.ports:
+        claimed = [parse_publish(text) for text in record.ports]
+        if record.name not in {name, *declared} and any(port.collides(theirs) for theirs in claimed):
             return Conflict(
                 f"port {port.host} belongs to machine {record.name}, which is being made",
                 hint=free.format(_free_port(port.host, host, declared)),
             )
-    if name in host.running:
-        # What listens there is the machine's own socket unit.
+    if any(unit.startswith("machctl-port-") and f"-{port.host}" in unit for unit in host.active):
+        # What listens there is the socket of a machine, whose claim on it has been looked at above.
         return None
     # A socket on :: takes IPv4 connections as well, unless it says it does not (ipv6(7), IPV6_V6ONLY).
     every = {"::"} if port.address and ":" in port.address else {"::", "0.0.0.0"}
@@ -151,15 +153,18 @@ def _free_port(near: int, host: Host, declared: Mapping[str, Machine]) -> int:
     return next((port for port in range(near + 1, 65536) if port not in taken), 1024)
 
 
-def _bootstrap(machine: Machine, host: Host) -> list[MachctlError]:
+def check_bootstrap(machine: Machine, host: Host, *, trees: int = 1) -> list[MachctlError]:
+    """Give what keeps the tree of ``machine`` from being made, as one of ``trees`` new ones."""
     errors: list[MachctlError] = []
     tools = ("mmdebstrap", "debootstrap") if machine.bootstrapper == "auto" else (machine.bootstrapper,)
     if not any(tool in host.tools for tool in tools):
         errors.append(Unsupported(f"{' or '.join(tools)} is not installed", hint=f"apt install {tools[0]}"))
-    if host.free_bytes < FREE_BYTES_MIN:
+    needed = FREE_BYTES_MIN * trees
+    if host.free_bytes < needed:
+        what = "a new tree needs" if trees == 1 else f"{trees} new trees need"
         errors.append(
             MachctlError(
-                f"{host.pool} has {host.free_bytes // 2**20} MB free; a new tree needs {FREE_BYTES_MIN // 2**20} MB",
+                f"{host.pool} has {host.free_bytes // 2**20} MB free; {what} {needed // 2**20} MB",
                 hint="make room there, for example with: machctl rm",
             )
         )

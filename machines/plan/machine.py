@@ -10,8 +10,7 @@ from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
 from machines.plan import steps
-from machines.plan.bridges import plan_unused
-from machines.plan.claims import with_claims
+from machines.plan.nat import is_loaded
 from machines.plan.place import place
 from machines.plan.steps import Plan
 from machines.render import paths
@@ -43,16 +42,15 @@ def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None
     removals = [
         steps.RemoveFile(reason=STALE, machine=machine.name, path=path)
         for path, text in host.files.items()
-        if path not in wanted and paths.owner(text) == ("machine", machine.name)
+        if path not in wanted and paths.owner(path, text) == ("machine", machine.name)
     ]
     plan += writes
     plan += removals
     if missing:
         plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name))
-    else:
+    elif host.trees[machine.name].kind != "raw":
         plan += _guest(machine, guest, host)
-    plan += _settle([*writes, *removals], machine, host, placement)
-    plan += plan_unused(with_claims(host, plan), machine=machine.name)
+    plan += _settle([*writes, *removals], wanted, machine, host, placement)
     plan += _autostart(machine, host)
     return plan
 
@@ -70,7 +68,10 @@ def _claims(machine: Machine, host: Host, placement: Placement) -> Plan:
                 )
             )
     record = Record(
-        machine.name, dict(placement.addresses), tuple(sorted({str(port.host) for port in machine.publish}))
+        machine.name,
+        dict(placement.addresses),
+        ports=tuple(sorted(map(str, machine.publish))),
+        foreign=tuple(bridge for bridge in machine.bridges if bridge not in placement.networks),
     )
     if host.records.get(machine.name) != record:
         reason = DIFFERS if machine.name in host.records else NEW
@@ -79,7 +80,7 @@ def _claims(machine: Machine, host: Host, placement: Placement) -> Plan:
 
 
 def _writes(wanted: dict[str, str], host: Host, *, machine: str) -> Plan:
-    foreign = [path for path in wanted if path in host.files and paths.owner(host.files[path]) is None]
+    foreign = [path for path in wanted if path in host.files and paths.owner(path, host.files[path]) is None]
     if foreign:
         raise Conflict(
             f"{foreign[0]} is there already and machctl did not write it",
@@ -116,20 +117,26 @@ def _guest(machine: Machine, wanted: dict[str, str], host: Host) -> Plan:
                 )
             )
     for (name, path), text in host.guest_files.items():
-        if name == machine.name and path not in wanted and paths.owner(text) == ("machine", name):
+        # Whoever's name is in it: a tree that was copied from another machine's has that one's address.
+        if name == machine.name and path not in wanted and paths.owner(path, text):
             plan.append(steps.RemoveGuestFile(reason=STALE, machine=name, path=path))
     return plan
 
 
-def _settle(changes: Plan, machine: Machine, host: Host, placement: Placement) -> Plan:
-    """What has to be told of the files that changed, and what of the networks is not in the kernel."""
+def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host, placement: Placement) -> Plan:
+    """What has to be told of the files that changed, and what of them never reached systemd or the kernel.
+
+    The second is looked at by itself: a run may have been killed between a file and its effect.
+    """
     changed = [step.path for step in changes if isinstance(step, (steps.WriteFile, steps.RemoveFile))]
-    plan: Plan = []
+    plan: Plan = _stopped_sockets(changes, machine)
     bridges = [bridge for bridge in placement.networks if any(f"70-machctl-{bridge}." in path for path in changed)]
     if bridges and host.networkd:
         plan.append(steps.ReloadNetworkd(reason=f"files of bridge {', '.join(bridges)} changed", machine=machine.name))
     if any(path.startswith(paths.UNIT_DIRECTORY) for path in changed):
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
+    elif machine.name in host.stale_units:
+        plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))
     for bridge in placement.networks:
         unit = bridge_unit(bridge)
         if bridge not in host.links or unit not in host.active:
@@ -137,25 +144,33 @@ def _settle(changes: Plan, machine: Machine, host: Host, placement: Placement) -
             plan.append(steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=unit in host.active))
     if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
         plan.append(steps.LoadNat(reason="its files changed", machine=machine.name))
-    elif placement.networks and not host.nat_loaded:
-        plan.append(steps.LoadNat(reason="it is not loaded", machine=machine.name))
+    elif placement.networks and not is_loaded({**host.files, **wanted}, host.nat):
+        reason = "it is not what its files say" if host.nat else "it is not loaded"
+        plan.append(steps.LoadNat(reason=reason, machine=machine.name))
     if machine.name in host.running:
-        plan += _sockets(changes, machine)
+        plan += _started_sockets(changed, wanted, machine, host)
     return plan
 
 
-def _sockets(changes: Plan, machine: Machine) -> Plan:
+def _stopped_sockets(changes: Plan, machine: Machine) -> Plan:
+    units = [step.path.rsplit("/", 1)[1] for step in changes if isinstance(step, steps.RemoveFile)]
+    return [
+        steps.StopUnit(reason=STALE, machine=machine.name, unit=unit)
+        for unit in units
+        if unit.endswith(".socket") or (unit.startswith("machctl-port-") and unit.endswith(".service"))
+    ]
+
+
+def _started_sockets(changed: list[str], wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
     """Published ports of a running machine follow at once: their sockets are no part of the machine itself."""
     plan: Plan = []
-    for step in changes:
-        if isinstance(step, (steps.WriteFile, steps.RemoveFile)) and step.path.endswith(".socket"):
-            unit = step.path.rsplit("/", 1)[1]
-            if isinstance(step, steps.WriteFile):
-                plan.append(
-                    steps.StartUnit(reason="its port is published", machine=machine.name, unit=unit, restart=True)
-                )
-            else:
-                plan.insert(0, steps.StopUnit(reason=STALE, machine=machine.name, unit=unit))
+    for path in wanted:
+        unit = path.rsplit("/", 1)[1]
+        if not unit.endswith(".socket"):
+            continue
+        if path in changed or unit not in host.active:
+            reason = "its port is published" if path in changed else "nothing listens on its port"
+            plan.append(steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=True))
     return plan
 
 

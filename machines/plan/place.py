@@ -21,7 +21,7 @@ def place(machine: Machine, host: Host) -> Placement:
     for bridge in machine.bridges:
         subnet = host.networks.get(bridge)
         if subnet is None:
-            if bridge in host.links:
+            if bridge in host.links or (own and bridge in own.foreign):
                 continue
             others = [network.subnet for network in networks.values()]
             subnet = choose_subnet(bridge, [*host.routes, *host.networks.values(), *others])

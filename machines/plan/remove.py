@@ -33,7 +33,7 @@ def plan_remove(
         plan.append(steps.StopMachine(reason="it is running", machine=name, name=name, terminate=True))
     if host.enabled.get(name):
         plan.append(steps.DisableUnit(reason=reason, machine=name, unit=machine_unit(name)))
-    files = [path for path, text in host.files.items() if paths.owner(text) == ("machine", name)]
+    files = [path for path, text in host.files.items() if paths.owner(path, text) == ("machine", name)]
     settings = paths.settings_file(name)
     if own is None and name in host.trees and settings in host.files and settings not in files:
         # machined removes the settings of an image with it (systemd#15900), whoever wrote them.

@@ -42,7 +42,7 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         for index, bridge in enumerate(machine.bridges)
         if index
     ]
-    files = _port_units(machine, placement, header=header, target=target or machine.name)
+    files = _port_units(machine, placement, header=header, address=target)
     sockets = [path.rsplit("/", 1)[1] for path in files if path.endswith(".socket")]
     wants = [bridge_unit(bridge) for bridge in machine.bridges]
     if placement.networks:
@@ -128,29 +128,32 @@ def _bind(bind: Bind, *, idmap: bool) -> dict[str, str]:
     return {"key": "BindReadOnly" if bind.read_only else "Bind", "value": value + (":idmap" if idmap else "")}
 
 
-def _port_units(machine: Machine, placement: Placement, *, header: str, target: str) -> dict[str, str]:
+def _port_units(machine: Machine, placement: Placement, *, header: str, address: str | None) -> dict[str, str]:
     files = {}
     for port in machine.publish:
-        listen = _proxied(port, ipv6=placement.ipv6_loopback)
+        listen = _proxied(port, ipv6=placement.ipv6_loopback, dnat=address is not None)
         if not listen:
             continue
         socket = paths.port_unit(machine.name, port, "socket")
         values = {"header": header, "name": machine.name, "machine_unit": machine_unit(machine.name), "port": port}
         files[f"{paths.UNIT_DIRECTORY}/{socket}"] = render("port.socket", **values, listen=listen)
         files[f"{paths.UNIT_DIRECTORY}/{paths.port_unit(machine.name, port, 'service')}"] = render(
-            "port.service", **values, socket=socket, target=target
+            "port.service", **values, socket=socket, target=address or machine.name
         )
     return files
 
 
-def _proxied(port: Publish, *, ipv6: bool) -> list[str]:
-    """The addresses that no DNAT reaches: the loopback ones (systemd#6106) and all of IPv6, as machines have IPv4."""
+def _proxied(port: Publish, *, ipv6: bool, dnat: bool) -> list[str]:
+    """The addresses that no DNAT reaches: the loopback ones (systemd#6106) and all of IPv6, as machines have IPv4.
+
+    Without ``dnat``, on a bridge of others, nspawn maps ports of all addresses at once (systemd-nspawn(1), --port=).
+    """
     if port.address is None:
         return ["127.0.0.1", "[::]"] if ipv6 else ["127.0.0.1"]
     address = ipaddress.ip_address(port.address)
     if address.version == 6:
         return [f"[{address}]"]
-    return [str(address)] if address.is_loopback else []
+    return [str(address)] if address.is_loopback or not dnat else []
 
 
 def _nat_ports(ports: tuple[Publish, ...]) -> list[dict[str, object]]:

@@ -71,7 +71,22 @@ def bridge_header(bridge: str) -> str:
     return f"# machctl: bridge {bridge}, made for the machines that are on it; gone with the last of them"
 
 
-def owner(text: str) -> tuple[str, str] | None:
-    """Tell whose a file is by its first line, as ("machine"|"bridge"|"fleet", name); None if not machctl's."""
+def owner(path: str, text: str) -> tuple[str, str] | None:
+    """Tell whose a file is, as ("machine"|"bridge"|"fleet", name); None if machctl did not write it there.
+
+    The first line alone does not say it: machinectl copies settings with their first line to another machine.
+    """
     match = _HEADER.match(text)
-    return (match[1], match[2].rstrip(",;")) if match else None
+    if match is None:
+        return None
+    kind, name = match[1], match[2].rstrip(",;")
+    if kind == "machine":
+        own = {settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"}
+        mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/machctl-port-{name}-", guest_network_file("")[:-8]))
+    elif kind == "bridge":
+        mine = (
+            path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.") or path == f"{NAT_DIRECTORY}/bridge-{name}.nft"
+        )
+    else:
+        mine = path == NAT_FILE
+    return (kind, name) if mine else None

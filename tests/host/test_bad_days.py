@@ -81,7 +81,7 @@ def test_a_name_like_a_flag_is_refused(host: Host, words: tuple[str, ...]) -> No
         (("--bind", "/tmp:/../x"), ".."),
         (("--bind", "/tmp:/"), "whole tree"),
         (("--bind", "/tmp:/x\ny"), "absolute path"),
-        (("--package", "-o=x"), "-o=x"),
+        (("--package", "-x=1"), "-x=1"),
         (("--package", "nginx light"), "nginx light"),
         (("--mirror", "ftp://x"), "ftp://x"),
         (("--variant", "huge"), "minbase"),
@@ -162,7 +162,9 @@ def test_the_name_of_a_running_machine_is_taken(host: Host) -> None:
 def test_a_port_of_a_process_is_refused(host: Host) -> None:
     with host.background("python3", "-m", "http.server", "9999") as process:
         assert listens(host, 9999)
-        host.machctl("create", "debian", "web", "-p", "9999:80", status=5).says("9999", "ss -ltnp", "--publish 10000:80")
+        host.machctl("create", "debian", "web", "-p", "9999:80", status=5).says(
+            "9999", "ss -ltnp", "--publish 10000:80"
+        )
         process.terminate()
         process.wait(timeout=20)
 
@@ -225,7 +227,7 @@ def test_a_mirror_that_cannot_be_reached(host: Host) -> None:
 @pytest.mark.parametrize(
     ("make", "suite", "flags", "says"),
     [
-        ("sed s/Debian/Tampered/", "trixie", (), ("signature", "wrong")),
+        ("sed s/Debian/Tampered/", "trixie", (), ("signature",)),
         ("sed s/Debian/Tampered/", "trixie", ("--bootstrapper", "debootstrap"), ("signature", "wrong")),
         ("sed '/^-----BEGIN PGP SIG/,$d'", "trixie", (), ("signature",)),
         ("cat", "nosuch", (), ("nosuch", "not known")),
@@ -294,14 +296,12 @@ def test_a_killed_create_is_cleaned_up_by_gc(host: Host) -> None:
 def test_of_two_creates_of_one_name_one_wins(host: Host) -> None:
     with host.background("machctl", "create", "debian", "web") as process:
         read_until(process, "bootstrap debian:trixie")
-        host.machctl("create", "debian", "web", status=5).says("web", "another machctl", str(_pid_in_host(host)))
+        host.machctl("create", "debian", "web", status=5).says(
+            "web", "another machctl", host.sh("cat /run/machctl/machine-web.lock")
+        )
         # Nor does gc take away what the other is working on.
         assert host.machctl("gc").stderr == "nothing to do\n"
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode == 130
-
-
-def _pid_in_host(host: Host) -> str:
-    return host.sh("cat /run/machctl/machine-web.lock")

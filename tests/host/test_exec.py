@@ -19,8 +19,9 @@ def inside(host: Host, *words: str, status: int | None = 0, flags: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("script", "status"), [("exit 0", 0), ("exit 1", 1), ("exit 37", 37), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)]
-)  # fmt: skip
+    ("script", "status"),
+    [("exit 0", 0), ("exit 1", 1), ("exit 37", 37), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)],
+)
 def test_exit_status_is_the_commands(host: Host, script: str, status: int) -> None:
     done = host.machctl("exec", "debian", "--", "sh", "-c", script, status=status)
     assert done.stderr == ""
@@ -62,8 +63,8 @@ def test_end_of_stdin_is_passed_on(host: Host) -> None:
 
 
 LITERAL = (
-    "$HOME", "${HOME}", "$$", "%n", "%%", "%i", "a b", "", "two\nlines", "tab\there", "'", '"', "\\", "\\n", ";", "*", "~", "@", "-x",
-    "--", "é", "{}", "|", "!", "+", ":", "`id`", "$(id)",
+    "$HOME", "${HOME}", "$$", "%n", "%%", "%i", "a b", "", "two\nlines", "tab\there", "'", '"', "\\", "\\n", ";", "*",
+    "~", "@", "-x", "--", "é", "{}", "|", "!", "+", ":", "`id`", "$(id)",
 )  # fmt: skip
 
 
@@ -107,7 +108,10 @@ def test_a_signal_ends_the_command_in_the_machine(host: Host) -> None:
 
 
 def test_many_at_once_do_not_disturb_each_other(host: Host) -> None:
-    script = 'for i in 1 2 3 4 5 6 7 8; do machctl exec debian -- sh -c "echo $i; exit $i" & pids="$pids $!"; done; for p in $pids; do wait $p; echo "status $?"; done'  # noqa: E501
+    script = """
+        for i in 1 2 3 4 5 6 7 8; do machctl exec debian -- sh -c "echo $i; exit $i" & pids="$pids $!"; done
+        for p in $pids; do wait $p; echo "status $?"; done
+    """
     lines = sorted(host.sh(script).split("\n"))
     assert lines == sorted([*map(str, range(1, 9)), *(f"status {number}" for number in range(1, 9))])
 

@@ -12,6 +12,9 @@ import pytest
 
 from throwaway import Host, Roads, until
 
+# On the pool: the host's own root is an overlay, which takes no id-mapped mounts.
+SRV = "/var/lib/machines/.kept-srv"
+
 
 @pytest.fixture(scope="module")
 def full(roads: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
@@ -21,8 +24,8 @@ def full(roads: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
     key = tmp_path_factory.mktemp("ssh") / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ada@example", "-f", key], check=True)
     host.write("/root/key.pub", Path(f"{key}.pub").read_text())
-    host.write("/srv/full/rw/key", key.read_text(), mode="600")
-    host.write("/srv/full/ro/page", "a page of the host\n")
+    host.write(f"{SRV}/rw/key", key.read_text(), mode="600")
+    host.write(f"{SRV}/ro/page", "a page of the host\n")
     before = host.snapshot()
     with host.background("machctl", "create", "debian", "full", "--bridge", "br9") as process:
         assert process.stderr is not None
@@ -32,13 +35,13 @@ def full(roads: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
         process.wait()
     host.machctl(
         "create", "debian:trixie", "full", "--bootstrapper", "debootstrap", "--bridge", "br0", "--bridge", "br1",
-        "--hostname", "box.example", "--memory", "512M", "--cpus", "1.5", "--bind", "/srv/full/ro:/srv/ro:ro",
-        "--bind", "/srv/full/rw:/srv/rw", "--ssh-key", "/root/key.pub", "-p", "127.0.0.1:2222:22", "--package", "less,file",
-        "--start", "--wait", "ip", timeout=600,
+        "--hostname", "box.example", "--memory", "512M", "--cpus", "1.5", "--bind", f"{SRV}/ro:/srv/ro:ro",
+        "--bind", f"{SRV}/rw:/srv/rw", "--ssh-key", "/root/key.pub", "-p", "127.0.0.1:2222:22",
+        "--package", "less,file", "--start", "--wait", "ip", timeout=600,
     )  # fmt: skip
     yield host
     host.machctl("rm", "--force", "full")
-    host.sh("rm -rf /srv/full /root/key.pub")
+    host.sh(f"rm -rf {SRV} /root/key.pub")
     host.assert_same(before)
 
 
@@ -51,7 +54,7 @@ def test_debootstraps_machine_is_up_without_a_failed_unit(full: Host) -> None:
 
 
 def test_nothing_is_left_of_the_killed_create(full: Host) -> None:
-    assert full.sh("ls -A /var/lib/machines | grep '^[.]' | grep -v kept || true") == ""
+    assert full.sh("ls -A /var/lib/machines | grep '^[.]' | grep -vE '^[.]kept-|[.]lck$' || true") == ""
     assert "br9" not in full.snapshot()
 
 
@@ -68,22 +71,23 @@ def test_it_is_on_both_bridges(full: Host) -> None:
 
 
 def test_limits_are_in_its_unit(full: Host) -> None:
-    shown = full.sh("systemctl show systemd-nspawn@full --property=MemoryMax,CPUQuotaPerSecUSec")
-    assert set(shown.split()) == {"MemoryMax=536870912", "CPUQuotaPerSecUSec=1.500s"}
+    shown = full.sh("systemctl show systemd-nspawn@full --property=MemoryMax,CPUQuotaPerSecUSec").split()
+    assert "MemoryMax=536870912" in shown
+    assert any(word.startswith("CPUQuotaPerSecUSec=1.5") for word in shown)
 
 
 def test_it_reads_a_read_only_bind_and_cannot_write_it(full: Host) -> None:
     assert inside(full, "cat", "/srv/ro/page") == "a page of the host"
     inside(full, "touch", "/srv/ro/mine", status=1)
-    assert full.sh("ls /srv/full/ro") == "page"
+    assert full.sh(f"ls {SRV}/ro") == "page"
 
 
 def test_what_its_root_writes_in_a_bind_is_roots_on_the_host(full: Host) -> None:
     inside(full, "sh", "-c", "echo written inside >/srv/rw/note; chown nobody /srv/rw/note")
-    assert full.read("/srv/full/rw/note") == "written inside\n"
-    assert full.sh("stat -c '%u' /srv/full/rw/note") == "65534"
+    assert full.read(f"{SRV}/rw/note") == "written inside\n"
+    assert full.sh(f"stat -c '%u' {SRV}/rw/note") == "65534"
     inside(full, "chown", "root:root", "/srv/rw/note")
-    assert full.sh("stat -c '%u:%g' /srv/full/rw/note") == "0:0"
+    assert full.sh(f"stat -c '%u:%g' {SRV}/rw/note") == "0:0"
 
 
 def test_ssh_lets_the_owner_of_the_key_in(full: Host) -> None:
@@ -106,7 +110,7 @@ def test_its_declaration_says_all_of_it(full: Host) -> None:
     declared = full.machine("full")["declaration"]
     assert declared["bootstrapper"] == "debootstrap"
     assert declared["bridges"] == ["br0", "br1"]
-    assert declared["binds"] == ["/srv/full/ro:/srv/ro:ro", "/srv/full/rw:/srv/rw"]
+    assert declared["binds"] == [f"{SRV}/ro:/srv/ro:ro", f"{SRV}/rw:/srv/rw"]
     assert declared["publish"] == ["127.0.0.1:2222:22"]
     assert (declared["hostname"], declared["memory"], declared["cpus"]) == ("box.example", "512M", 1.5)
     assert full.machctl("apply").stderr == "nothing to do\n"

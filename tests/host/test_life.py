@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""start, stop, terminate, restart, enable, disable: one machine, several, patterns, and a guest that does not listen."""
+"""start, stop, terminate, restart, enable, disable: one machine, several, patterns, a guest that does not listen."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from throwaway import Host, Road
 pytestmark = pytest.mark.usefixtures("unchanged")
 
 UNIT = "systemd-nspawn@{}.service"
+# A unit that leaves a note when it is stopped in order.
+GOODBYE = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\nExecStop=sh -c 'date >/root/goodbye'\n"
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,12 @@ def test_stopping_a_stopped_machine_says_so(debian: Road) -> None:
 
 def test_stop_is_orderly_and_terminate_is_not(debian: Road) -> None:
     host = debian.host
-    goodbye = "[Unit]\nDescription=Goodbye\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStop=/bin/sh -c 'date >/root/goodbye'\n"
-    host.sh(
-        'printf %s "$1" | machctl exec debian -- sh -c "cat >/run/systemd/system/goodbye.service; systemctl start goodbye"', goodbye
-    )
+    install = ("exec", "debian", "--", "sh", "-c", "cat >/run/systemd/system/goodbye.service; systemctl start goodbye")
+    host.machctl(*install, stdin=GOODBYE)
     host.machctl("terminate", "debian").says("terminated debian")
     assert not host.exists("/var/lib/machines/debian/root/goodbye")
     host.machctl("start", "debian")
-    host.sh(
-        'printf %s "$1" | machctl exec debian -- sh -c "cat >/run/systemd/system/goodbye.service; systemctl start goodbye"', goodbye
-    )
+    host.machctl(*install, stdin=GOODBYE)
     host.machctl("stop", "debian")
     host.run("rm", "/var/lib/machines/debian/root/goodbye")
     host.machctl("start", "debian", "--wait", "ip")
@@ -168,7 +166,9 @@ def test_enable_now_and_disable_now(host: Host, pair: tuple[str, str]) -> None:
     assert host.machine("web1")["autostart"] is False
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "terminate", "restart", "enable", "disable", "status", "show", "cat"])
+@pytest.mark.parametrize(
+    "verb", ["start", "stop", "terminate", "restart", "enable", "disable", "status", "show", "cat"]
+)
 def test_an_unknown_machine_is_refused_with_what_there_is(host: Host, verb: str) -> None:
     host.machctl(verb, "debain", status=4).says("debain", "did you mean debian")
 

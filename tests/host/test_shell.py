@@ -102,7 +102,15 @@ def test_a_user_has_a_shell_of_their_own(host: Host) -> None:
             terminal.type("\x04")
             terminal.ended()
     finally:
-        host.machctl("exec", "debian", "--", "sh", "-c", "loginctl terminate-user ada; pkill -u ada; userdel -rf ada", status=None)
+        host.machctl(
+            "exec",
+            "debian",
+            "--",
+            "sh",
+            "-c",
+            "loginctl terminate-user ada; pkill -u ada; userdel -rf ada",
+            status=None,
+        )
 
 
 def test_a_command_instead_of_a_shell(host: Host) -> None:
@@ -131,7 +139,9 @@ def test_the_machines_end_is_the_shells(host: Host) -> None:
 
 
 def test_exec_has_a_terminal_at_a_terminal(host: Host) -> None:
-    with Terminal(host.argv("machctl", "exec", "debian", "--", "sh", "-c", "tty; stty size; exit 5"), rows=30) as terminal:
+    with Terminal(
+        host.argv("machctl", "exec", "debian", "--", "sh", "-c", "tty; stty size; exit 5"), rows=30
+    ) as terminal:
         terminal.expect(r"/dev/pts/\d+\s+30 80")
         assert terminal.ended() == 5
         assert terminal.modes() == terminal.before

@@ -37,7 +37,9 @@ def left_of(host: Host) -> list[str]:
         if any(word == host.name or f"/{host.name}/" in f"{word}/" or word.endswith(f"={host.name}") for word in words):
             found.append(f"process {process.name}: {' '.join(words)}")
     found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if f"/{host.name}" in line]
-    loops = subprocess.run(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True)
+    loops = subprocess.run(
+        ["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True
+    )
     found += [f"loop {line}" for line in loops.stdout.splitlines() if f"/{host.name}/" in line]
     groups = Path("/sys/fs/cgroup").glob(f"**/machctl-hosts/{host.name}/**/cgroup.procs")
     found += [f"cgroup {path}" for path in groups if path.read_text()]
@@ -59,7 +61,9 @@ def test_run_says_what_cannot_run(cycle: Host) -> None:
 
 
 def test_run_keeps_streams_and_words_apart(cycle: Host) -> None:
-    done = cycle.run("sh", "-c", 'cat; echo err >&2; printf "<%s>" "$@"', "sh", "a b", "", "$HOME", "x\ny", stdin="in\n")
+    done = cycle.run(
+        "sh", "-c", 'cat; echo err >&2; printf "<%s>" "$@"', "sh", "a b", "", "$HOME", "x\ny", stdin="in\n"
+    )
     assert done.stdout == "in\n<a b><><$HOME><x\ny>"
     assert done.stderr == "err\n"
 
@@ -83,9 +87,15 @@ def test_run_has_a_terminal_at_a_terminal(cycle: Host) -> None:
 
 
 def test_up_again_changes_nothing(cycle: Host) -> None:
-    boot = cycle.read("/proc/sys/kernel/random/boot_id"), cycle.sh("systemctl show --property=UserspaceTimestampMonotonic")
+    boot = (
+        cycle.read("/proc/sys/kernel/random/boot_id"),
+        cycle.sh("systemctl show --property=UserspaceTimestampMonotonic"),
+    )
     cycle.up()
-    after = cycle.read("/proc/sys/kernel/random/boot_id"), cycle.sh("systemctl show --property=UserspaceTimestampMonotonic")
+    after = (
+        cycle.read("/proc/sys/kernel/random/boot_id"),
+        cycle.sh("systemctl show --property=UserspaceTimestampMonotonic"),
+    )
     assert after == boot
 
 
@@ -95,7 +105,9 @@ def test_list_shows_it(cycle: Host) -> None:
     assert line.split() == ["t-cycle", "nspawn", "trixie", "btrfs", "yes", "running"]
 
 
-@pytest.mark.parametrize("words", [("up", "--name", "t-cycle", "--pool", "ext4"), ("run",), ("up", "--suite", "sarge"), ("nosuch",)])
+@pytest.mark.parametrize(
+    "words", [("up", "--name", "t-cycle", "--pool", "ext4"), ("run",), ("up", "--suite", "sarge"), ("nosuch",)]
+)
 def test_what_cannot_be_is_refused(cycle: Host, words: tuple[str, ...]) -> None:
     done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode in {1, 2}

@@ -30,8 +30,9 @@ def _copy_machine(vm: Host) -> None:
     # Emulated, a bootstrap would take minutes.
     road = ROADS.get("trixie")
     road.host.machctl("stop", "debian", status=None)
-    pack = "tar --create --numeric-owner --xattrs --acls --directory=/var/lib/machines --exclude=debian/var/log/journal/* debian | zstd -1"
-    unpack = "zstd -d | tar --extract --numeric-owner --xattrs --acls --directory=/var/lib/machines && : >/var/lib/machines/debian/etc/machine-id"
+    tar = "tar --numeric-owner --xattrs --acls --directory=/var/lib/machines"
+    pack = f"{tar} --create --exclude='debian/var/log/journal/*' debian | zstd -1"
+    unpack = f"zstd -d | {tar} --extract && : >/var/lib/machines/debian/etc/machine-id"
     with subprocess.Popen(road.host.argv("sh", "-c", pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as source:
         subprocess.run(vm.argv("sh", "-c", unpack), stdin=source.stdout, check=True, timeout=300)
     assert source.returncode == 0

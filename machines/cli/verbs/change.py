@@ -60,15 +60,22 @@ def rm(
     options = context.obj
     host = RealHost()
     chosen = expand(names, host)
-    running = [name for name in chosen if name in host.running()] if force and not options.dry_run else []
+    failed: dict[str, MachctlError] = {}
+    for name in chosen if len(chosen) > 1 else ():
+        # What will be refused must not be terminated first.
+        try:
+            run(fleet.remove(name, host, Progress(options), force=force, dry_run=True), timeout=None, what=f"rm {name}")
+        except MachctlError as error:
+            failed[name] = error
+    left = [name for name in chosen if name not in failed]
+    running = [name for name in left if name in host.running()] if force and not options.dry_run else []
     if running and len(chosen) > 1:
 
         async def act(name: str) -> None:
             await lifecycle.stop_machine(name, host, terminate=True)
 
         on_each(running, act, options, verb="terminate", done="terminated")
-    failed: dict[str, MachctlError] = {}
-    for name in chosen:
+    for name in left:
         try:
             plan = run(
                 fleet.remove(name, host, Progress(options), force=force, dry_run=options.dry_run),

@@ -65,6 +65,7 @@ def create(
             create_machine(machine, host, progress, dry_run=options.dry_run),
             timeout=options.timeout,
             what=f"create {machine.name}",
+            afterwards="what was half done has been taken back",
         )
     finally:
         progress.clear()

@@ -28,7 +28,7 @@ def plan(
 ) -> None:
     """Show what apply would do, and why."""
     host = RealHost()
-    plans, _ = fleet.plan_fleet(expand(names or [], host), host, verb="plan")
+    plans = fleet.plan_fleet(expand(names or [], host), host, verb="plan")
     show_plan(plans, context.obj)
     if detailed_exitcode and any(plans.values()):
         raise typer.Exit(DIFFERENCES)
@@ -43,11 +43,16 @@ def apply(
     host = RealHost()
     chosen = expand(names or [], host)
     if options.dry_run:
-        show_plan(fleet.plan_fleet(chosen, host, verb="apply")[0], options)
+        show_plan(fleet.plan_fleet(chosen, host, verb="apply"), options)
         return
     progress = Progress(options)
     try:
-        plans, failed = run(fleet.apply(chosen, host, progress), timeout=options.timeout, what="apply")
+        plans, failed = run(
+            fleet.apply(chosen, host, progress),
+            timeout=options.timeout,
+            what="apply",
+            afterwards="run it again: it goes on from there",
+        )
     finally:
         progress.clear()
     if not options.quiet:

@@ -111,7 +111,10 @@ def restart(
     status = _stop_all(running, terminate=force, options=options) if running else 0
     if options.dry_run:
         show_plan({name: plan_start(name, running=False) for name in chosen}, options)
-    raise typer.Exit(status if status or options.dry_run else start_all(chosen, wait=wait, options=options))
+        raise typer.Exit(0)
+    still = host.running() if status else {}
+    ready = [name for name in chosen if name not in still]
+    raise typer.Exit((start_all(ready, wait=wait, options=options) if ready else 0) or status)
 
 
 def enable(
@@ -160,7 +163,7 @@ def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:
 
     verb = "enable" if on else "disable"
     chosen = _chosen(patterns, host, verb=verb)
-    declared = fleet.declared_machines(host)
+    declared = fleet.readable_machines(host)
 
     async def act(name: str) -> str | None:
         if name in declared:

@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotFound
+from machines.model.names import is_machine_name
 from machines.model.tree import Tree
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def trees() -> dict[str, Tree]:
     except (FileNotFoundError, PermissionError):
         return found
     for entry in entries:
-        if entry.name.startswith("."):
+        # machined calls every directory an image, lost+found too; a machine has a host name.
+        if not is_machine_name(entry.name):
             continue
         if entry.is_dir():
             kind = "subvolume" if _is_subvolume(entry.path) else "directory"
