@@ -85,7 +85,9 @@ def remove_file(path: str) -> None:
             f"{path} cannot be removed: {error.strerror}", hint=_remedy(error, os.path.dirname(path))
         ) from error
     directory = os.path.dirname(path)
-    while directory in _PRUNED or directory.endswith(".service.d"):
+    while (
+        directory in _PRUNED or directory.endswith(".service.d") or directory.startswith(f"{LOCK_DIRECTORY}/keyring-")
+    ):
         try:
             os.rmdir(directory)
         except OSError as error:
@@ -96,8 +98,12 @@ def remove_file(path: str) -> None:
 
 
 def abandoned() -> list[str]:
-    """Give the files that write_file() was killed over: they are named for a process that is no more."""
-    found = []
+    """Give the files that killed processes left: what write_file() was writing, keyrings, locks that nobody holds."""
+    found = [path for path in glob.glob(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
+    for path in glob.glob(f"{LOCK_DIRECTORY}/keyring-*/*"):
+        pid = os.path.basename(os.path.dirname(path)).split("-")[1]
+        if not os.path.exists(f"/proc/{pid}"):
+            found.append(path)
     for directory in _WRITTEN:
         for path in glob.glob(f"{directory}/.#machctl-*"):
             pid = os.path.basename(path).split("-")[1]

@@ -76,6 +76,13 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
             errors.append(
                 NotFound(f"bind {bind}: the host has no {bind.source}", hint=f"make it first: mkdir -p {bind.source}")
             )
+        elif not (bind.read_only or bind.source in host.idmap_paths or bind.source.startswith("/dev/")):
+            errors.append(
+                Unsupported(
+                    f"bind {bind}: the file system of {bind.source} cannot show the machine its files as its own",
+                    hint="bind it read-only with :ro, or from a directory on ext4, btrfs, xfs or tmpfs",
+                )
+            )
     for port in machine.publish:
         problem = _port_taken(machine.name, port, host, declared)
         if problem:
