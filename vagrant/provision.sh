@@ -105,7 +105,6 @@ install_package_tree() {
 # Without the site module, whose search for .pth files takes a quarter of an interpreter's start, the launcher has to
 # name the distribution's folders itself.
 install_launcher() {
-    local packages
     packages=$(/usr/bin/python3 -c 'import os, site; print([p for p in site.getsitepackages() if os.path.isdir(p)])')
     mkdir -p "${LAUNCHER%/*}"
     cat >"$LAUNCHER.new" <<LAUNCHER
