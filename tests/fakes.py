@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from machines.errors import CommandFailed, Conflict, MachctlError
 from machines.host.interfaces import BootstrapRequest, Progress
 from machines.model.observed import Link
 from machines.model.tree import Tree
+from machines.render import paths
 
 POOL = "/var/lib/machines"
 
@@ -23,6 +25,7 @@ class FakeFiles:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.held: set[str] = set()
+        self.refused: set[str] = set()
 
     def read_files(self, patterns: Iterable[str]) -> dict[str, str]:
         return {
@@ -33,6 +36,8 @@ class FakeFiles:
         return self.texts.get(path)
 
     def write_file(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        if path in self.refused:
+            raise MachctlError(f"{path} cannot be written")
         self.texts[path] = text
 
     def remove_file(self, path: str) -> None:
@@ -47,6 +52,16 @@ class FakeFiles:
             yield
         finally:
             self.held.discard(name)
+
+    @contextlib.asynccontextmanager
+    async def fleet_lock(self) -> AsyncIterator[None]:
+        while "fleet" in self.held:
+            await asyncio.sleep(0)
+        self.held.add("fleet")
+        try:
+            yield
+        finally:
+            self.held.discard("fleet")
 
     def is_locked(self, name: str) -> bool:
         return name in self.held
@@ -65,6 +80,8 @@ class FakeHost:
         self.placed: dict[str, Tree] = {}
         self.staged: set[str] = set()
         self.bridges: dict[str, Link] = {}
+        self.active: set[str] = {"systemd-networkd.service"}
+        self.nat = ""
         self.files = FakeFiles()
         self.guests: Any = SimpleNamespace(
             read_file=lambda root, path: None,
@@ -74,13 +91,14 @@ class FakeHost:
         )
         self.pool: Any = SimpleNamespace(
             trees=lambda: dict(self.placed),
-            leftovers=lambda: {f"{POOL}/.#machctl-new-{name}": name for name in self.staged},
+            leftovers=lambda: {self.pool.staging_path(name): name for name in self.staged},
             free_bytes=lambda: 10**12,
             filesystem=lambda: "ext4",
+            staging_path=lambda name: f"{POOL}/.#machctl-new-{name}",
             make_empty=self._stage,
             place=self._place,
             remove=lambda path: self.placed.pop(path.rsplit("/", 1)[1]),
-            remove_path=lambda path: self.staged.discard(path.rsplit("-", 1)[1]),
+            remove_path=lambda path: self.staged.discard(path.removeprefix(self.pool.staging_path(""))),
         )
         self.facts: Any = SimpleNamespace(
             machined_state=lambda: "",
@@ -96,7 +114,8 @@ class FakeHost:
         self.links: Any = SimpleNamespace(remove_link=lambda name: self.bridges.pop(name, None))
         self.tools: Any = SimpleNamespace(which=lambda tool: f"/usr/bin/{tool}", run=self._run)
         self.units: Any = SimpleNamespace(
-            states=lambda patterns: {"systemd-networkd.service": "active"},
+            states=lambda patterns: dict.fromkeys(self.active, "active"),
+            needs_reload=lambda unit: False,
             reload=lambda: self._call("reload systemd"),
             reload_networkd=lambda: self._call("reload networkd"),
             enable=lambda units: self._call(f"enable {units[0]}"),
@@ -135,20 +154,28 @@ class FakeHost:
 
     def _stage(self, name: str) -> str:
         self.staged.add(name)
-        return f"{POOL}/.#machctl-new-{name}"
+        return str(self.pool.staging_path(name))
 
     def _place(self, name: str) -> None:
+        if name in self.placed:
+            raise Conflict(f"{POOL}/{name} has appeared in the meantime")
         self.staged.discard(name)
         self.placed[name] = Tree(name, f"{POOL}/{name}")
 
     def _run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Any:
-        if argv[:2] != ["nft", "list"]:
-            self._call(" ".join(argv[:2]))
-        return SimpleNamespace(returncode=1, stdout="", stderr="")
+        if argv[0] == "nft" and "list" in argv:
+            return SimpleNamespace(returncode=0 if self.nat else 1, stdout=self.nat, stderr="")
+        self._call(" ".join(argv[:2]))
+        if argv[:2] == ["nft", "-f"]:
+            # Text on stdin drops the table, a file loads it with all that lies in its folder.
+            loaded = self.files.read_files([f"{paths.NAT_DIRECTORY}/*.nft"])
+            self.nat = "" if input else "\n".join(["table inet machctl", *loaded.values()])
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     def _job(self, verb: str) -> Any:
         async def job(unit: str) -> None:
             self._call(f"{verb} {unit}")
+            (self.active.discard if verb == "stop" else self.active.add)(unit)
             if verb == "start" and unit.startswith("machctl-bridge@"):
                 bridge = unit.removeprefix("machctl-bridge@").removesuffix(".service")
                 self.bridges[bridge] = Link(bridge, "bridge")

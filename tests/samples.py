@@ -61,7 +61,12 @@ def host_with(*machines: Machine, **values: Any) -> Host:
         files = {each.origin: write_machine(each)} | render_machine(each, placement)
         for network in placement.networks.values():
             files |= render_bridge(network, networkd=host.networkd, dns=host.dns)
-        ports = tuple(sorted(map(str, each.publish)))
+        record = Record(
+            each.name,
+            dict(placement.addresses),
+            ports=tuple(sorted(map(str, each.publish))),
+            foreign=tuple(bridge for bridge in each.bridges if bridge not in placement.networks),
+        )
         host = dataclasses.replace(
             host,
             files={**host.files, **files},
@@ -70,17 +75,27 @@ def host_with(*machines: Machine, **values: Any) -> Host:
                 **host.guest_files,
                 **{(each.name, path): text for path, text in render_guest(each, placement).items()},
             },
-            records={**host.records, each.name: Record(each.name, dict(placement.addresses), ports)},
+            records={**host.records, each.name: record},
             enabled={**host.enabled, **({each.name: True} if each.autostart else {})},
         )
-    # nft lists its rules in the words they were written in, or in fewer.
-    nat = "\n".join(text for path, text in host.files.items() if path.startswith(f"{paths.NAT_DIRECTORY}/"))
-    return dataclasses.replace(host, **{"nat": nat, **values})
+    return dataclasses.replace(host, **{"nat": nat_table(host.files), **values})
+
+
+def nat_table(files: Mapping[str, str]) -> str:
+    """The table of these files once loaded: nft lists its rules in the words they were written in, or in fewer."""
+    rules = (text for path, text in files.items() if path.startswith(f"{paths.NAT_DIRECTORY}/"))
+    return "\n".join(["table inet machctl {", *rules, "}"])
 
 
 def running(host: Host, *names: str) -> Host:
-    """``host`` with machines running in their own units."""
-    return dataclasses.replace(host, running={name: f"systemd-nspawn@{name}.service" for name in names})
+    """``host`` with machines running in their own units, and what listens on their ports."""
+    sockets = {
+        path.rsplit("/", 1)[1]
+        for path, text in host.files.items()
+        if path.endswith(".socket") and paths.owner(path, text) in [("machine", name) for name in names]
+    }
+    units = {name: f"systemd-nspawn@{name}.service" for name in names}
+    return dataclasses.replace(host, running=units, active=host.active | sockets)
 
 
 def edited(host: Host, path: str, text: str | None) -> Host:

@@ -55,10 +55,10 @@ def write_file(path: str, text: str, *, mode: int = 0o644) -> None:
     directory = os.path.dirname(path)
     _make_directory(directory)
     temporary = f"{directory}/.#machctl-{os.getpid()}-{os.path.basename(path)}"
-    with contextlib.suppress(FileNotFoundError):
-        # Of a process that had our number before and was killed.
-        os.unlink(temporary)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            # Of a process that had our number before and was killed.
+            os.unlink(temporary)
         with open(temporary, "w", encoding="utf-8", opener=_exclusive) as file:
             file.write(text)
             file.flush()
@@ -70,14 +70,17 @@ def write_file(path: str, text: str, *, mode: int = 0o644) -> None:
     except OSError as error:
         raise MachctlError(f"{path} cannot be written: {error.strerror}", hint=_remedy(error, directory)) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 
 def remove_file(path: str) -> None:
     """Remove a file, then the directories around it that only machctl used and that are empty now; none is fine."""
     try:
-        os.unlink(path)
+        if path.startswith(f"{LOCK_DIRECTORY}/") and path.endswith(".lock"):
+            _remove_lock(path)
+        else:
+            os.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -174,7 +177,12 @@ async def fleet_lock() -> AsyncIterator[None]:
     except BlockingIOError:
         # flock(2) cannot be polled; a daemon thread that waits in it does not keep the process from ending.
         threading.Thread(target=wait, daemon=True).start()
-    await held
+    try:
+        await held
+    except asyncio.CancelledError:
+        if held.done() and not held.cancelled():
+            os.close(fd)
+        raise
     try:
         yield
     finally:
@@ -192,11 +200,25 @@ def is_locked(name: str) -> bool:
     )
 
 
+def _remove_lock(path: str) -> None:
+    """Remove the file of a lock that nobody holds: under a holder, it would let a second one in."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
+
+
 def _make_directory(path: str) -> None:
     try:
         Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
     except PermissionError as error:
         raise NotPermitted(f"{path} cannot be made: {error.strerror}", hint="run machctl as root") from error
+    except OSError as error:
+        raise MachctlError(f"{path} cannot be made: {error.strerror}", hint=_remedy(error, "/")) from error
 
 
 def _remedy(error: OSError, directory: str) -> str:

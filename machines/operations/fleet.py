@@ -152,7 +152,8 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
                 await _apply(name, rest, host, reporter)
 
     failed = await for_each([name for name, plan in plans.items() if plan and name], one)
-    if plans[""]:
+    # A machine that failed to move may still need the bridge it was on.
+    if plans[""] and not failed:
         await _drop_unused(host, reporter)
     return plans, failed
 

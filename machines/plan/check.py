@@ -139,8 +139,8 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
                 f"port {port.host} belongs to machine {record.name}, which is being made",
                 hint=free.format(_free_port(port.host, host, declared)),
             )
-    if any(unit.startswith("machctl-port-") and f"-{port.host}" in unit for unit in host.active):
-        # What listens there is the socket of a machine, whose claim on it has been looked at above.
+    if _is_machines_own(port, host):
+        # Whose it is by declaration has been looked at above; one that lost it gives it up first.
         return None
     # A socket on :: takes IPv4 connections as well, unless it says it does not (ipv6(7), IPV6_V6ONLY).
     every = {"::"} if port.address and ":" in port.address else {"::", "0.0.0.0"}
@@ -152,6 +152,15 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
                 + free.format(_free_port(port.host, host, declared)),
             )
     return None
+
+
+def _is_machines_own(port: Publish, host: Host) -> bool:
+    """Tell whether what listens on a port is an active socket unit that machctl rendered."""
+    return any(
+        path.rsplit("/", 1)[1] in host.active and f":{port.host}\n" in text
+        for path, text in host.files.items()
+        if path.endswith(".socket") and paths.owner(path, text)
+    )
 
 
 def _free_port(near: int, host: Host, declared: Mapping[str, Machine]) -> int:

@@ -7,8 +7,12 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from machines.operations import observe
+from machines.plan.nat import is_loaded
 
 CASES = Path(__file__).parent / "cases"
 NAT = "var/lib/machctl/nat"
@@ -34,6 +38,28 @@ def test_nft_takes_the_table(tree: Path, tmp_path: Path) -> None:
     table.write_text((tree / f"{NAT}.nft").read_text().replace(f"/{NAT}/", f"{tree / NAT}/"))
     # A namespace of its own: the check asks the kernel.
     assert run("unshare", "--net", "nft", "--check", "--file", table) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="unshare(1) of a network namespace needs root")
+@pytest.mark.parametrize(
+    "tree", sorted(path.parents[3] for path in CASES.glob(f"*/{NAT}.nft")), ids=lambda path: path.stem
+)
+def test_table_that_nft_lists_is_the_one_that_was_loaded(tree: Path, tmp_path: Path) -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("nft is not installed")
+    table = tmp_path / "nat.nft"
+    table.write_text((tree / f"{NAT}.nft").read_text().replace(f"/{NAT}/", f"{tree / NAT}/"))
+
+    def listed(argv: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+        script = 'nft --file "$1" && shift && exec "$@"'
+        argv = ["unshare", "--net", "sh", "-c", script, "sh", str(table), *argv]
+        return subprocess.run(argv, capture_output=True, text=True, check=check)
+
+    # What machctl itself asks nft, in a namespace where the table is loaded.
+    found = observe._nat(SimpleNamespace(tools=SimpleNamespace(run=listed)))  # type: ignore[arg-type]
+    assert "masquerade" in found
+    files = {f"/{path.relative_to(tree)}": path.read_text() for path in (tree / NAT).glob("*.nft")}
+    assert is_loaded(files, found)
 
 
 @pytest.mark.parametrize("socket", sorted(CASES.glob("**/*.socket")), ids=lambda path: path.name)

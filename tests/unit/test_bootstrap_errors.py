@@ -15,9 +15,7 @@ from machines.host.bootstrap.causes import explain
 from machines.host.interfaces import BootstrapRequest
 
 MIRROR = "http://m.example/debian"
-REQUEST = BootstrapRequest(
-    "debian", "trixie", ("dbus",), Path("/pool/.#deb"), Path("/var/log/x.log"), mirror=MIRROR
-)
+REQUEST = BootstrapRequest("debian", "trixie", ("dbus",), Path("/pool/.#deb"), Path("/var/log/x.log"), mirror=MIRROR)
 RAN = "E: apt-get update --error-on=any -oAPT::Status-Fd=<$fd> -oDpkg::Use-Pty=false failed"
 FAILED = ["I: main() received signal PIPE: waiting for setup...", "E: mmdebstrap failed to run"]
 
@@ -72,8 +70,7 @@ FAILED = ["I: main() received signal PIPE: waiting for setup...", "E: mmdebstrap
                 RAN,
                 *FAILED,
             ],
-            "the mirror refuses what is asked of it: http://m.example/x/dists/trixie/InRelease  400  Bad"
-            " Request",
+            "the mirror refuses what is asked of it: http://m.example/x/dists/trixie/InRelease  400  Bad Request",
         ),
         (
             [
@@ -281,9 +278,7 @@ def test_a_link_to_the_resolver_stays_and_a_link_out_of_the_tree_is_not_followed
 
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking: set[str] = set()
-    monkeypatch.setattr(
-        "machines.host.run.which", lambda tool: None if tool in lacking else f"/usr/bin/{tool}"
-    )
+    monkeypatch.setattr("machines.host.run.which", lambda tool: None if tool in lacking else f"/usr/bin/{tool}")
     assert registry.choose().name == "mmdebstrap"
     lacking.add("mmdebstrap")
     assert registry.choose("auto").name == "debootstrap"

@@ -100,10 +100,7 @@ def test_mmdebstrap_counts_through_both_rounds() -> None:
 
 
 def test_mmdebstrap_package_lists_are_not_counted_as_packages() -> None:
-    assert (
-        AptProgress().feed("Get:2 http://mirror.example/debian trixie/main amd64 Packages [9678 kB]")
-        is None
-    )
+    assert AptProgress().feed("Get:2 http://mirror.example/debian trixie/main amd64 Packages [9678 kB]") is None
 
 
 def test_debootstrap_knows_the_total_once_all_is_fetched() -> None:

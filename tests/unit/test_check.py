@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from machines.declare.values import parse_publish
 from machines.model.machine import Bind
 from machines.model.observed import Host, Link, Listener, Record, Tree
-from machines.plan.check import TOOLS, check_host, check_machine, check_new
+from machines.plan.check import TOOLS, check_bootstrap, check_host, check_machine, check_new
 from machines.render import paths
 from samples import empty_host, host_with, machine, running
 
@@ -148,8 +149,47 @@ def test_port_of_another_machine_is_answered_with_a_free_one() -> None:
 
 def test_port_of_a_machine_that_is_being_made_is_taken() -> None:
     declared = machine(publish=(parse_publish("8080:80"),))
-    (error,) = check_machine(declared, empty_host(records={"db": Record("db", {}, ("8080",))}), {})
+    (error,) = check_machine(declared, empty_host(records={"db": Record("db", {}, ("8080:5432",))}), {})
     assert error.message == "port 8080 belongs to machine db, which is being made"
+
+
+@pytest.mark.parametrize(("mine", "theirs", "taken"), [
+    ("8080:80", "127.0.0.1:8080:80", True),
+    ("127.0.0.1:8080:80", "8080:80", True),
+    ("127.0.0.1:8080:80", "192.0.2.1:8080:80", False),
+    ("8080:80", "80:8080", False),
+])  # fmt: skip
+def test_claim_of_one_address_leaves_the_others(mine: str, theirs: str, *, taken: bool) -> None:
+    host = empty_host(records={"db": Record("db", {}, (theirs,))})
+    assert bool(check_machine(machine(publish=(parse_publish(mine),)), host, {})) is taken
+
+
+def test_port_that_another_machine_still_has_and_no_longer_declares_can_be_taken_over() -> None:
+    port = parse_publish("8080:80")
+    before = running(host_with(machine("db", publish=(port,)), listeners=(Listener("127.0.0.1", 8080),)), "db")
+    declared = {"db": machine("db"), "web": machine(publish=(port,))}
+    assert check_machine(declared["web"], before, declared) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "active", "taken"),
+    [
+        ("web", "8080:80", True, False),
+        ("web", "127.0.0.1:8080:80", True, False),
+        ("web", "8080:80", False, True),
+        ("db", "18080:80", True, True),
+        ("db", "808:80", True, True),
+        ("db-8080", "9:80", True, True),
+    ],
+)
+def test_listener_is_no_conflict_where_it_is_a_socket_unit_of_machctls(
+    name: str, port: str, *, active: bool, taken: bool
+) -> None:
+    before = host_with(machine(name, publish=(parse_publish(port),)), listeners=(Listener("0.0.0.0", 8080),))
+    units = {path.rsplit("/", 1)[1] for path in before.files if path.endswith(".socket")}
+    host = dataclasses.replace(before, active=frozenset(units) if active else frozenset())
+    declared = machine(publish=(parse_publish("8080:80"),))
+    assert bool(check_machine(declared, host, {"web": declared})) is taken
 
 
 def test_link_that_is_no_bridge() -> None:
@@ -167,6 +207,16 @@ def test_bind_of_what_is_not_there() -> None:
 def test_disk_that_is_nearly_full() -> None:
     (error,) = check_new(machine(), empty_host(free_bytes=100 * 2**20), {})
     assert error.message == "/var/lib/machines has 100 MB free; a new tree needs 600 MB"
+
+
+@pytest.mark.parametrize(("trees", "free", "message"), [
+    (1, 600, None),
+    (2, 1200, None),
+    (2, 1000, "/var/lib/machines has 1000 MB free; 2 new trees need 1200 MB"),
+])  # fmt: skip
+def test_disk_has_to_hold_all_new_trees(trees: int, free: int, message: str | None) -> None:
+    errors = check_bootstrap(machine(), empty_host(free_bytes=free * 2**20), trees=trees)
+    assert [error.message for error in errors] == ([message] if message else [])
 
 
 def test_everything_wrong_is_found_at_once() -> None:

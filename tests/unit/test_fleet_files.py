@@ -87,6 +87,7 @@ def test_empty_fleet(text: str) -> None:
         ("bridges = ['br0', 1]", "machines.web.bridges[1]: must be a string, is a number"),
         ("bridges = ['br0', 'br 1']", "machines.web.bridges[1]: 'br 1' is not a bridge name"),
         ("bridges = ['br0', 'br0']", "machines.web: bridge br0 of web is given twice"),
+        ("bridges = []", "machines.web: web is on no bridge"),
         ("publish = ['8080']", "machines.web.publish[0]: '8080' is not a published port"),
         ("publish = ['1:80', '1:81']", "machines.web: ports 1:80 and 1:81 of web are the same on the host"),
         ("binds = ['/a:/x', '/b:/x']", "machines.web: bind /x of web is given twice"),

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,14 @@ import pytest
 from fakes import FakeHost
 from machines.declare.fleet import own_file
 from machines.errors import CommandFailed, Conflict, MachctlError, NotFound
+from machines.host.interfaces import BootstrapRequest, Progress
 from machines.model.machine import Machine, Publish
+from machines.model.observed import Link, Listener
+from machines.model.tree import Tree
 from machines.operations import fleet, tree
+from machines.operations.observe import observe
 from machines.operations.reporter import Reporter
+from machines.render import paths
 from samples import machine
 
 REPORTER = Reporter()
@@ -39,10 +45,11 @@ def test_create_leaves_a_declared_machine_that_apply_has_nothing_to_do_for() -> 
     create(host, web())
     assert "web" in host.placed
     assert own_file("web") in host.files.texts
-    plans, _ = fleet.plan_fleet([], host, verb="plan")
-    left = [str(step) for step in plans["web"] if "nft table" not in str(step) and "machctl-bridge@" not in str(step)]
-    # The fake has neither a kernel table nor guest files, which these two are about.
-    assert all("in the tree of web" in what for what in left)
+    plans = fleet.plan_fleet([], host, verb="plan")
+    assert set(plans) == {"web", ""}
+    # The fake has no guest files, which these are about.
+    assert all("in the tree of web" in str(step) for step in plans["web"])
+    assert plans[""] == []
 
 
 def test_a_bootstrap_that_fails_leaves_nothing() -> None:
@@ -109,7 +116,7 @@ def test_two_machines_of_one_bridge_get_different_addresses_and_it_goes_with_the
     host = FakeHost()
     create(host, web())
     create(host, machine("db", origin=own_file("db")))
-    _plans, observed = fleet.plan_fleet([], host, verb="plan")
+    observed = observe(host)
     assert observed.records["web"].addresses["br0"] != observed.records["db"].addresses["br0"]
     asyncio.run(fleet.remove("web", host, REPORTER, force=False, dry_run=False))
     assert "br0" in host.bridges
@@ -141,9 +148,184 @@ def test_apply_goes_on_with_the_others_when_one_fails() -> None:
         host.files.texts[own_file(name)] = f'[machines.{name}]\nsource = "debian"\npublish = ["{port}:80"]\n'
     host.failing = {"bootstrap a"}
     plans, failed = asyncio.run(fleet.apply([], host, REPORTER))
-    assert set(plans) == {"a", "b"}
+    assert set(plans) == {"a", "b", ""}
     assert set(failed) == {"a"}
     assert set(host.placed) == {"b"}
+
+
+def declare(host: FakeHost, name: str, *lines: str) -> None:
+    host.files.texts[own_file(name)] = "\n".join([f"[machines.{name}]", 'source = "debian"', *lines]) + "\n"
+
+
+def apply(host: FakeHost) -> None:
+    _, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    assert failed == {}
+
+
+class Meanwhile(FakeHost):
+    """A host on which somebody does something while a tree is bootstrapped."""
+
+    def __init__(self, act: Callable[[FakeHost], None]) -> None:
+        super().__init__()
+        self.act = act
+
+    async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
+        await super().bootstrap(request, progress)
+        self.act(self)
+
+
+def test_a_tree_that_appeared_meanwhile_is_left_alone() -> None:
+    theirs = Tree("web", "/var/lib/machines/web")
+    host = Meanwhile(lambda host: host.placed.update(web=theirs))
+    host.running = lambda: {"web": "systemd-nspawn@web.service"} if host.placed else {}  # type: ignore[method-assign]
+    host.facts.enabled_machines = lambda: {"web": True} if host.placed else {}
+    host.facts.journal_links = lambda trees: {tree.name: "/var/log/journal/0123" for tree in trees}
+    host.files.texts["/var/log/journal/0123"] = "theirs"
+    with pytest.raises(Conflict, match="has appeared in the meantime"):
+        create(host, web())
+    assert host.placed == {"web": theirs}
+    assert host.staged == set()
+    assert host.files.texts == {"/var/log/journal/0123": "theirs"}
+    assert not [what for what in host.done if "systemd-nspawn@web" in what]
+    assert host.files.held == set()
+
+
+def test_settings_that_appeared_meanwhile_are_left_alone() -> None:
+    settings = paths.settings_file("web")
+    host = Meanwhile(lambda host: host.files.texts.update({settings: "[Exec]\n"}))
+    with pytest.raises(Conflict, match="has appeared in the meantime and machctl did not write it"):
+        create(host, web())
+    assert host.files.texts == {settings: "[Exec]\n"}
+    assert (host.placed, host.staged) == ({}, set())
+
+
+@pytest.mark.parametrize("path", [own_file("web"), paths.settings_file("web"), paths.NAT_FILE])
+def test_a_create_that_fails_between_its_bootstrap_and_the_place_leaves_no_staged_tree(path: str) -> None:
+    host = FakeHost()
+    host.files.refused.add(path)
+    with pytest.raises(MachctlError, match="cannot be written"):
+        create(host, web())
+    assert "bootstrap web" in host.done
+    assert (host.placed, host.staged, host.files.texts) == ({}, set(), {})
+
+
+def test_an_apply_that_fails_between_a_bootstrap_and_the_place_leaves_no_staged_tree() -> None:
+    host = FakeHost()
+    declare(host, "web")
+    host.files.refused.add(paths.settings_file("web"))
+    _, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    assert set(failed) == {"web"}
+    assert "bootstrap web" in host.done
+    assert (host.placed, host.staged) == ({}, set())
+    host.files.refused.clear()
+    apply(host)
+    assert set(host.placed) == {"web"}
+
+
+def test_a_create_that_is_cancelled_leaves_nothing() -> None:
+    def cancel(host: FakeHost) -> None:
+        raise asyncio.CancelledError
+
+    host = Meanwhile(cancel)
+    with pytest.raises(asyncio.CancelledError):
+        create(host, web())
+    assert (host.placed, host.staged, host.files.texts, host.files.held) == ({}, set(), {}, set())
+
+
+def test_a_create_waits_for_whoever_has_the_fleet() -> None:
+    host = FakeHost()
+
+    async def scenario() -> None:
+        async with host.files.fleet_lock():
+            waiting = asyncio.create_task(fleet.create(web(), host, REPORTER))
+            done, _ = await asyncio.wait([waiting], timeout=0.05)
+            assert not done
+            assert host.files.texts == {}
+        await asyncio.wait_for(waiting, 10)
+
+    asyncio.run(scenario())
+    assert "web" in host.placed
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_port_that_moves_is_given_up_before_it_is_taken(*, running: bool) -> None:
+    host = FakeHost()
+    declare(host, "a")
+    declare(host, "b", 'publish = ["8080:80"]')
+    apply(host)
+    host.active.add("machctl-port-b-8080.socket")
+    host.facts.listeners = lambda: (Listener("127.0.0.1", 8080),)
+    if running:
+        host.running = lambda: {name: f"systemd-nspawn@{name}.service" for name in "ab"}  # type: ignore[method-assign]
+    declare(host, "a", 'publish = ["8080:80"]')
+    declare(host, "b")
+    host.done.clear()
+    apply(host)
+    assert host.done[0] == "stop machctl-port-b-8080.socket"
+    assert host.done.count("stop machctl-port-b-8080.socket") == 1
+    assert host.done.count("restart machctl-port-a-8080.socket") == running
+    units = [path for path in host.files.texts if "machctl-port-" in path]
+    assert sorted(units) == [f"{paths.UNIT_DIRECTORY}/machctl-port-a-8080.{kind}" for kind in ("service", "socket")]
+    assert observe(host).records["a"].ports == ("8080:80",)
+    assert observe(host).records["b"].ports == ()
+
+
+def test_a_bridge_that_the_last_machine_left_goes_once_all_are_applied() -> None:
+    host = FakeHost()
+    for name in "ab":
+        declare(host, name, 'bridges = ["br0"]')
+    apply(host)
+    declare(host, "a", 'bridges = ["br1"]')
+    assert fleet.plan_fleet([], host, verb="plan")[""] == []
+    declare(host, "b", 'bridges = ["br1"]')
+    plans = fleet.plan_fleet([], host, verb="plan")
+    assert not [step for name in "ab" for step in plans[name] if str(step) == "remove link br0"]
+    assert "remove link br0" in map(str, plans[""])
+    apply(host)
+    assert set(host.bridges) == {"br1"}
+    assert not [path for path in host.files.texts if "br0" in path]
+    assert not any(fleet.plan_fleet([], host, verb="plan")[""])
+
+
+def test_a_bridge_stays_for_the_machine_that_comes_to_it_in_the_same_apply() -> None:
+    host = FakeHost()
+    declare(host, "a", 'bridges = ["br0"]')
+    apply(host)
+    declare(host, "a", 'bridges = ["br1"]')
+    declare(host, "b", 'bridges = ["br0"]')
+    assert fleet.plan_fleet([], host, verb="plan")[""] == []
+    apply(host)
+    assert set(host.bridges) == {"br0", "br1"}
+
+
+def test_the_disk_has_to_hold_every_new_tree_of_an_apply() -> None:
+    host = FakeHost()
+    host.pool.free_bytes = lambda: 1000 * 2**20
+    declare(host, "a")
+    apply(host)
+    declare(host, "b")
+    declare(host, "c")
+    with pytest.raises(MachctlError, match="2 new trees need 1200 MB"):
+        apply(host)
+    assert set(host.placed) == {"a"}
+
+
+def test_records_are_read_as_they_were_written() -> None:
+    host = FakeHost()
+    host.bridges["lan0"] = Link("lan0", "bridge")
+    create(host, machine(origin=own_file("web"), bridges=("lan0", "br0"), publish=(Publish(53, 53, "::1"),)))
+    record = observe(host).records["web"]
+    assert (record.ports, record.foreign) == (("[::1]:53:53",), ("lan0",))
+    assert set(record.addresses) == {"br0"}
+
+
+def test_setting_writes_only_what_was_set() -> None:
+    host = FakeHost()
+    declare(host, "web", 'memory = "1024M"  # enough', "cpus = 1")
+    apply(host)
+    text = host.files.texts[own_file("web")]
+    asyncio.run(fleet.change("web", lambda made: dataclasses.replace(made, cpus=2.0), host, REPORTER, dry_run=False))
+    assert host.files.texts[own_file("web")] == text.replace("cpus = 1", "cpus = 2")
 
 
 def test_setting_what_is_not_declared() -> None:

@@ -13,13 +13,14 @@ from machines.declare.write import write_machine
 from machines.errors import Conflict
 from machines.model.machine import Machine, Publish
 from machines.model.names import bridge_unit
-from machines.model.observed import Host, Link
+from machines.model.observed import Host, Link, Record, Tree
 from machines.plan import machine as reasons
 from machines.plan import steps
+from machines.plan.bridges import plan_unused
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.machine import plan_machine, restart_note
 from machines.render import paths
-from samples import BRIDGE, edited, empty_host, host_with, kinds, machine, running, shown
+from samples import BRIDGE, SUBNET, edited, empty_host, host_with, kinds, machine, nat_table, running, shown
 
 WEB = machine(publish=(Publish(8080, 80),))
 SETTINGS = paths.settings_file("web")
@@ -87,7 +88,13 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
             case _:
                 pass
     return dataclasses.replace(
-        host, files=files, guest_files=guest, links=links, active=frozenset(active), enabled=enabled, nat_loaded=True
+        host,
+        files=files,
+        guest_files=guest,
+        links=links,
+        active=frozenset(active),
+        enabled=enabled,
+        nat=nat_table(files),
     )
 
 
@@ -164,7 +171,8 @@ def test_autostart(*, autostart: bool, enabled: bool, wanted: list[str]) -> None
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({"nat_loaded": False}, ["load the nft table inet machctl"]),
+        ({"nat": ""}, ["load the nft table inet machctl"]),
+        ({"nat": nat_table({})}, ["load the nft table inet machctl"]),
         ({"active": frozenset()}, ["start machctl-bridge@br0.service"]),
         ({"links": {}}, ["restart machctl-bridge@br0.service"]),
         ({"links": {}, "active": frozenset()}, ["start machctl-bridge@br0.service"]),
@@ -178,6 +186,80 @@ def test_new_port_of_a_running_machine_answers_at_once() -> None:
     plan = plan_machine(WEB, running(host_with(machine()), "web"))
     assert "restart machctl-port-web-8080.socket" in shown(plan)
     assert shown(plan).index("reload systemd") < shown(plan).index("restart machctl-port-web-8080.socket")
+
+
+def test_port_of_a_running_machine_that_nobody_listens_on_is_listened_on_again() -> None:
+    host = running(host_with(WEB), "web")
+    assert plan_machine(WEB, host) == []
+    (step,) = plan_machine(WEB, dataclasses.replace(host, active=frozenset({bridge_unit("br0")})))
+    assert str(step) == "restart machctl-port-web-8080.socket"
+    assert step.reason == "nothing listens on its port"
+
+
+def test_port_that_is_gone_of_a_machine_that_does_not_run_is_stopped_too() -> None:
+    found = shown(plan_machine(machine(), host_with(WEB)))
+    assert "stop machctl-port-web-8080.socket" in found
+    assert "stop machctl-port-web-8080.service" in found
+
+
+def test_unit_files_that_systemd_has_not_read_are_read() -> None:
+    (step,) = plan_machine(WEB, host_with(WEB, stale_units=frozenset({"web"})))
+    assert isinstance(step, steps.ReloadUnits)
+    assert plan_machine(WEB, host_with(WEB, stale_units=frozenset({"db"}))) == []
+
+
+def test_table_that_lost_the_rules_of_a_port_is_loaded_again() -> None:
+    host = host_with(WEB)
+    less = nat_table({path: text for path, text in host.files.items() if path != NAT})
+    (step,) = plan_machine(WEB, dataclasses.replace(host, nat=less))
+    assert str(step) == "load the nft table inet machctl"
+    assert step.reason == "it is not what its files say"
+
+
+def test_bridge_that_nobody_needs_is_not_this_plans_to_remove() -> None:
+    # Another machine may be about to move there: the fleet's plan knows.
+    moved = machine(bridges=("br1",))
+    plan = plan_machine(moved, host_with(machine()))
+    assert steps.RemoveLink not in kinds(plan)
+    assert not [step for step in plan if isinstance(step, steps.RemoveFile) and "br0" in step.path]
+    host = with_claims(host_with(machine()), plan)
+    assert "remove link br0" in shown(plan_unused(host, machine=""))
+
+
+def test_claim_names_ports_and_the_bridges_of_others() -> None:
+    declared = machine(bridges=("lan0", "br0"), publish=(Publish(8080, 80), Publish(53, 53, "::1")))
+    plan = plan_machine(declared, empty_host(networks={"br0": SUBNET}, links={"lan0": Link("lan0", "bridge")}))
+    (claim,) = [step for step in plan if isinstance(step, steps.Claim)]
+    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ("8080:80", "[::1]:53:53"), ("lan0",))
+
+
+def test_foreign_bridge_that_is_away_stays_foreign() -> None:
+    declared = machine(bridges=("lan0",))
+    host = host_with(declared, records={"web": Record("web", foreign=("lan0",))}, links={"br0": BRIDGE})
+    assert not {steps.ClaimNetwork, steps.Claim} & set(kinds(plan_machine(declared, host)))
+    forgotten = dataclasses.replace(host, records={})
+    assert steps.ClaimNetwork in kinds(plan_machine(declared, forgotten))
+
+
+def test_raw_image_is_not_written_into() -> None:
+    host = host_with(WEB)
+    raw = {"web": Tree("web", "/var/lib/machines/web.raw", "raw")}
+    assert plan_machine(WEB, dataclasses.replace(host, trees=raw, guest_files={})) == []
+
+
+def test_file_in_the_tree_that_names_another_machine_goes() -> None:
+    # A tree that was copied from db's has its address in it.
+    path = paths.guest_network_file("host1")
+    other = {("web", path): f"{paths.machine_header('db', '/x')}\n[Match]\nName=host1\n"}
+    host = host_with(WEB)
+    plan = plan_machine(WEB, dataclasses.replace(host, guest_files={**host.guest_files, **other}))
+    assert shown(plan) == [f"remove {path} in the tree of web"]
+
+
+def test_settings_copied_from_another_machine_are_in_the_way() -> None:
+    host = host_with(machine("db"))
+    with pytest.raises(Conflict, match="machctl did not write it"):
+        plan_machine(WEB, edited(host, SETTINGS, host.files[paths.settings_file("db")]))
 
 
 def test_port_of_a_machine_that_does_not_run_is_not_listened_on() -> None:

@@ -94,6 +94,14 @@ def test_machine_with_a_long_name_is_alone_on_its_bridge() -> None:
     assert steps.RemoveLink in kinds(plan_remove(long.name, host, {long.name: long}))
 
 
+def test_bridge_stays_while_it_is_not_plain_whose_a_cut_link_is() -> None:
+    # nspawn cuts both names to the same eleven characters and adds a hash.
+    long, alike = machine("frontend-of-the-shop"), "frontend-of-others"
+    link = Link("br0", "bridge", ("vb-frontendAbCd",))
+    host = running(host_with(long, links={"br0": link}), long.name, alike)
+    assert steps.RemoveLink not in kinds(plan_remove(long.name, host, {long.name: long}))
+
+
 def test_foreign_bridge_is_never_removed() -> None:
     declared = machine(bridges=("lan0",))
     host = empty_host(links={"lan0": Link("lan0", "bridge")}, trees={"web": Tree("web", "/var/lib/machines/web")})
@@ -135,6 +143,15 @@ def test_machine_that_machctl_did_not_make() -> None:
         "remove /etc/systemd/nspawn/old.nspawn",
         "remove the tree /var/lib/machines/old",
     ]
+
+
+def test_settings_that_were_copied_from_a_machine_go_with_the_copy_alone() -> None:
+    host = host_with(WEB)
+    copied = paths.settings_file("copy")
+    trees = {**host.trees, "copy": Tree("copy", "/var/lib/machines/copy")}
+    host = dataclasses.replace(edited(host, copied, host.files[paths.settings_file("web")]), trees=trees)
+    assert copied not in removed(plan_remove("web", host, {"web": WEB}))
+    assert removed(plan_remove("copy", host, {"web": WEB})) == {copied}
 
 
 def test_foreign_settings_of_a_declared_machine_stay() -> None:
@@ -188,7 +205,7 @@ def test_gc_leaves_a_tree_whose_declaration_was_deleted() -> None:
 @pytest.mark.parametrize(("ports", "goes"), [((), True), (("tap0",), False)])
 def test_gc_removes_a_bridge_that_nobody_is_on_any_more(ports: tuple[str, ...], *, goes: bool) -> None:
     host = host_with(WEB)
-    bridge_files = {path: text for path, text in host.files.items() if paths.owner(text) != ("machine", "web")}
+    bridge_files = {path: text for path, text in host.files.items() if paths.owner(path, text) != ("machine", "web")}
     del bridge_files[WEB.origin]
     host = dataclasses.replace(
         host, files=bridge_files, trees={}, records={}, links={"br0": Link("br0", "bridge", ports)}
@@ -200,7 +217,7 @@ def test_gc_removes_a_bridge_that_nobody_is_on_any_more(ports: tuple[str, ...], 
 
 def test_gc_drops_the_nat_table_with_the_last_bridge() -> None:
     host = host_with(WEB)
-    nat_files = {path: text for path, text in host.files.items() if paths.owner(text) != ("machine", "web")}
+    nat_files = {path: text for path, text in host.files.items() if paths.owner(path, text) != ("machine", "web")}
     del nat_files[WEB.origin]
     plan = plan_gc(dataclasses.replace(host, files=nat_files, trees={}, records={}), {}, {}, busy=NOBODY)
     assert paths.NAT_FILE in removed(plan)

@@ -28,12 +28,31 @@ def test_trees(room: Path) -> None:
     (room / ".#machctl-new-db").mkdir()
     (room / ".hidden").mkdir()
     (room / "notes.txt").write_text("")
+    # Every ext4 that is mounted there has the first; machined takes it for an image.
+    (room / "lost+found").mkdir()
+    (room / "-x").mkdir()
+    (room / "a b.raw").write_bytes(b"")
     found = {name: (tree.path, tree.kind) for name, tree in pool.trees().items()}
     assert found == {
         "web": (f"{room}/web", "directory"),
         "image": (f"{room}/image.raw", "raw"),
         "both": (f"{room}/both", "directory"),
     }
+
+
+@pytest.mark.parametrize("suffix", ["", ".raw"])
+def test_tree_may_have_the_longest_name(room: Path, suffix: str) -> None:
+    path = room / ("a" * 64 + suffix)
+    if suffix:
+        path.write_bytes(b"")
+    else:
+        path.mkdir()
+    assert list(pool.trees()) == ["a" * 64]
+
+
+def test_staging_path_is_where_trees_are_made() -> None:
+    assert pool.make_empty("web") == pool.staging_path("web")
+    assert pool.leftovers() == {pool.staging_path("web"): "web"}
 
 
 def test_pool_that_is_not_there(room: Path) -> None:

@@ -141,3 +141,8 @@ no assignment
     assert found["B"] == 'with "quotes" and \\'
     assert found["A"] == "plain"
     assert "1X" not in found
+
+
+def test_assignments_are_one_plain_word_on_a_terminal():
+    found = registered.parse_assignments('ID="a\x1b[31mb\x07"\nNAME="\\x1b]0;x\\nn d"\nV=\u202e9\n')
+    assert found == {"ID": "a[31mb", "NAME": "]0;xn d", "V": "9"}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,7 @@ from machines.errors import InvalidValue
 from machines.model.machine import Bind, Machine, Publish
 from machines.render import paths
 from machines.render.environment import render
-from machines.render.files import render_bridge, render_guest, render_machine
+from machines.render.files import Placement, render_bridge, render_guest, render_machine
 from samples import NETWORK, machine, placed
 
 CONTINUATION = "\\"
@@ -107,10 +108,10 @@ def test_every_file_says_whose_it_is(*, networkd: bool) -> None:
     declared = machine(bridges=("br0", "lan0"), publish=(Publish(8080, 80),), binds=(Bind("/srv", "/srv"),))
     for files in (render_machine(declared, placed()), render_guest(declared, placed())):
         assert files
-        assert {paths.owner(text) for text in files.values()} == {("machine", "web")}
+        assert {paths.owner(path, text) for path, text in files.items()} == {("machine", "web")}
     bridge = render_bridge(NETWORK, networkd=networkd, dns=())
-    assert {paths.owner(text) for path, text in bridge.items() if path != paths.NAT_FILE} == {("bridge", "br0")}
-    assert paths.owner(bridge[paths.NAT_FILE]) == ("fleet", "nat")
+    assert {paths.owner(path, text) for path, text in bridge.items() if path != paths.NAT_FILE} == {("bridge", "br0")}
+    assert paths.owner(paths.NAT_FILE, bridge[paths.NAT_FILE]) == ("fleet", "nat")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,39 @@ def test_every_file_says_whose_it_is(*, networkd: bool) -> None:
     ],
 )
 def test_file_of_somebody_else(text: str) -> None:
-    assert paths.owner(text) is None
+    assert paths.owner(paths.settings_file("web"), text) is None
+    assert paths.owner(paths.settings_file("a"), text) is None
+
+
+def test_settings_that_were_copied_to_another_machine_belong_to_nobody() -> None:
+    # machinectl clone web copy: the first line is still that of web.
+    text = render_machine(machine(), placed())[paths.settings_file("web")]
+    assert paths.owner(paths.settings_file("web"), text) == ("machine", "web")
+    assert paths.owner(paths.settings_file("copy"), text) is None
+
+
+@pytest.mark.parametrize(("path", "of"), [
+    (paths.settings_file("web"), "machine web"),
+    (paths.dropin_file("web"), "machine web"),
+    (f"{paths.NAT_DIRECTORY}/machine-web.nft", "machine web"),
+    (f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080.socket", "machine web"),
+    (f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080-__1.service", "machine web"),
+    (paths.guest_network_file("host1"), "machine web"),
+    (f"{paths.NETWORK_DIRECTORY}/70-machctl-br0.netdev", "bridge br0"),
+    (f"{paths.NETWORK_DIRECTORY}/70-machctl-br0.network", "bridge br0"),
+    (f"{paths.NAT_DIRECTORY}/bridge-br0.nft", "bridge br0"),
+    (paths.NAT_FILE, "fleet nat"),
+])  # fmt: skip
+def test_file_is_whose_both_its_path_and_its_first_line_say(path: str, of: str) -> None:
+    kind, name = of.split()
+    owners = {
+        first: paths.owner(path, f"# machctl: {first}, made for the test\n")
+        for first in ("machine web", "machine db", "bridge br0", "bridge br1", "fleet nat")
+    }
+    # Inside a tree there is but one machine, and it has no other name there.
+    inside = path == paths.guest_network_file("host1")
+    expected = {first: (kind, name) if first == of else None for first in owners}
+    assert owners == {**expected, **({"machine db": ("machine", "db")} if inside else {})}
 
 
 def test_the_same_goes_in_and_the_same_comes_out() -> None:
@@ -154,9 +187,9 @@ def test_quota_is_what_systemd_can_read() -> None:
         assert len(number.partition(".")[2]) <= 2
 
 
-def listening(port: Publish, *, ipv6: bool = True) -> list[str]:
+def listening(port: Publish, *, ipv6: bool = True, **values: Any) -> list[str]:
     """The addresses that a socket unit of machctl answers on."""
-    files = render_machine(machine(publish=(port,)), placed(ipv6_loopback=ipv6))
+    files = render_machine(machine(publish=(port,)), placed(ipv6_loopback=ipv6, **values))
     return [
         value
         for path, text in files.items()
@@ -178,6 +211,28 @@ def listening(port: Publish, *, ipv6: bool = True) -> list[str]:
 )
 def test_sockets_answer_where_nat_cannot(port: Publish, listen: list[str]) -> None:
     assert listening(port) == listen
+
+
+@pytest.mark.parametrize(
+    ("port", "listen"),
+    [
+        (Publish(8080, 80), ["127.0.0.1:8080", "[::]:8080"]),
+        (Publish(8080, 80, "127.0.0.1"), ["127.0.0.1:8080"]),
+        (Publish(8080, 80, "192.0.2.1"), ["192.0.2.1:8080"]),
+        (Publish(8080, 80, "2001:db8::1"), ["[2001:db8::1]:8080"]),
+    ],
+)
+def test_sockets_answer_on_a_given_address_where_there_is_no_nat(port: Publish, listen: list[str]) -> None:
+    assert listening(port, networks={}, addresses={}) == listen
+
+
+@pytest.mark.parametrize("place", [placed(), placed(networks={}, addresses={})])
+def test_sockets_go_with_their_machine(place: Placement) -> None:
+    port = Publish(8080, 80)
+    files = render_machine(machine(publish=(port,)), place)
+    path = f"{paths.UNIT_DIRECTORY}/{paths.port_unit('web', port, 'socket')}"
+    assert values(files, path, "Unit", "BindsTo") == ["systemd-nspawn@web.service"]
+    assert values(files, path, "Unit", "PartOf") == []
 
 
 def test_without_ipv6_nothing_listens_on_it() -> None:
@@ -211,6 +266,12 @@ def test_port_on_a_foreign_bridge_is_nspawns() -> None:
     files = render_machine(machine(publish=(Publish(8080, 80),)), placed(networks={}, addresses={}))
     assert values(files, paths.settings_file("web"), "Network", "Port") == ["tcp:8080:80"]
     assert not [path for path in files if path.endswith(".nft")]
+
+
+def test_port_of_one_address_on_a_foreign_bridge_is_not_nspawns() -> None:
+    # nspawn maps a port of all addresses at once.
+    files = render_machine(machine(publish=(Publish(8080, 80, "192.0.2.1"),)), placed(networks={}, addresses={}))
+    assert values(files, paths.settings_file("web"), "Network", "Port") == []
 
 
 def test_second_bridge_has_a_link_of_its_own() -> None:

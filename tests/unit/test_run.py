@@ -45,10 +45,7 @@ def test_a_failure_names_the_cause_and_a_command_to_paste() -> None:
     with pytest.raises(CommandFailed) as caught:
         run.run(argv)
     assert caught.value.message == "sh ended with exit status 3: two words"
-    assert (
-        caught.value.hint
-        == "the command was: sh -c 'echo one >&2; echo '\"'\"'two words'\"'\"' >&2; exit 3'"
-    )
+    assert caught.value.hint == "the command was: sh -c 'echo one >&2; echo '\"'\"'two words'\"'\"' >&2; exit 3'"
     assert run.run(argv, check=False).returncode == 3
 
 
@@ -82,17 +79,13 @@ def test_which() -> None:
 
 def test_replace_becomes_the_tool() -> None:
     script = "from machines.host.run import replace; print('first'); replace(['sh', '-c', 'echo $LC_ALL'])"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "first\nC.UTF-8\n"
 
 
 def test_importing_costs_neither_asyncio_nor_subprocess() -> None:
     script = "import sys, machines.host.run; print({'asyncio', 'subprocess'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
@@ -104,14 +97,10 @@ def test_lines() -> None:
     assert lines.end() == ["\ufffd"]
 
 
-def streamed(
-    tmp_path: Path, argv: list[str], *, contained: bool, extra_fd3: bool = False
-) -> tuple[int, list[str]]:
+def streamed(tmp_path: Path, argv: list[str], *, contained: bool, extra_fd3: bool = False) -> tuple[int, list[str]]:
     lines: list[str] = []
     log = tmp_path / "log" / "x.log"
-    status = asyncio.run(
-        run.stream(argv, on_line=lines.append, log=log, contained=contained, extra_fd3=extra_fd3)
-    )
+    status = asyncio.run(run.stream(argv, on_line=lines.append, log=log, contained=contained, extra_fd3=extra_fd3))
     assert log.read_text().splitlines()[1:] == lines
     return status, lines
 
@@ -158,9 +147,7 @@ def gone(mark: str, *, within: float) -> bool:
 
 async def cancelled(argv: list[str], log: Path, *, contained: bool) -> None:
     ready = asyncio.Event()
-    task = asyncio.create_task(
-        run.stream(argv, on_line=lambda _: ready.set(), log=log, contained=contained)
-    )
+    task = asyncio.create_task(run.stream(argv, on_line=lambda _: ready.set(), log=log, contained=contained))
     await ready.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

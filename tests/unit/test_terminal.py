@@ -116,6 +116,10 @@ def test_the_size_is_passed_on_and_kept_up(session):
 
     def user():
         wait_for_raw(session["inner"])
+        # Raw comes first, the size a moment later.
+        deadline = time.monotonic() + 5
+        while size(session["slave"]) == (0, 0) and time.monotonic() < deadline:
+            os.sched_yield()
         seen.append(size(session["slave"]))
         fcntl.ioctl(session["inner"], termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
         os.kill(os.getpid(), signal.SIGWINCH)

@@ -108,3 +108,26 @@ def test_comments_order_and_other_machines_are_kept() -> None:
 @pytest.mark.parametrize("name", ["db.example.org", "1", "a-b"])
 def test_name_that_needs_quotes_in_toml(name: str) -> None:
     assert list(tomllib.loads(write_machine(machine(name)))["machines"]) == [name]
+
+
+def test_only_what_has_changed_is_written() -> None:
+    text = (
+        '[machines.web]\nsource = "debian"  # the stable one\nbridges = ["br0"]\nmemory = "1024M"\n'
+        'publish = ["8080:80/tcp"]\nautostart = false\ncpus = 2\n'
+    )
+    found, _ = parse_fleet({own_file("web"): text})
+    before = found["web"]
+    assert write_machine(before, text, before=before) == text
+    after = dataclasses.replace(before, cpus=1.5)
+    assert write_machine(after, text, before=before) == text.replace("cpus = 2", "cpus = 1.5")
+    without = dataclasses.replace(before, memory=None)
+    assert write_machine(without, text, before=before) == text.replace('memory = "1024M"\n', "")
+
+
+@settings(max_examples=40)
+@given(before=machines, after=machines)
+def test_an_edit_of_what_changed_gives_what_is_wanted(before: Machine, after: Machine) -> None:
+    after = dataclasses.replace(after, name=before.name)
+    found, errors = parse_fleet({"": write_machine(after, write_machine(before), before=before)})
+    assert errors == []
+    assert found == {after.name: after}

@@ -38,7 +38,7 @@ def trees() -> dict[str, Tree]:
         return found
     for entry in entries:
         # machined calls every directory an image, lost+found too; a machine has a host name.
-        if not is_machine_name(entry.name):
+        if not is_machine_name(entry.name.removesuffix(".raw")):
             continue
         if entry.is_dir():
             kind = "subvolume" if _is_subvolume(entry.path) else "directory"
