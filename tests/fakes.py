@@ -110,6 +110,7 @@ class FakeHost:
             idmap_paths=lambda paths: frozenset(paths),
             enabled_machines=lambda: {},
             journal_links=lambda trees: {},
+            limits=lambda unit: None,
         )
         self.links: Any = SimpleNamespace(remove_link=lambda name: self.bridges.pop(name, None))
         self.tools: Any = SimpleNamespace(which=lambda tool: f"/usr/bin/{tool}", run=self._run)

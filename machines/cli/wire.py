@@ -14,6 +14,7 @@ from machines.host.storage import pool
 if TYPE_CHECKING:
     from machines.host import interfaces
     from machines.host.bus.systemd1 import SystemdManager
+    from machines.model.limits import Limits
 
 
 class RealHost:
@@ -127,6 +128,10 @@ class Units:
             "tasks": details.tasks,
             "result": details.result,
         }
+
+    def set_limits(self, unit: str, limits: Limits) -> None:
+        """Give a running unit other limits."""
+        self._manager.set_limits(unit, memory=limits.memory, cpus=limits.cpus)
 
     def needs_reload(self, unit: str) -> bool:
         """Tell whether systemd has read the files of a unit as they are."""

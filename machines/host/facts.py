@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from machines.host.files import read_text
 from machines.host.guest import read_file
 from machines.host.storage.pool import filesystem_of
+from machines.model.limits import Limits
 from machines.model.observed import Link, Listener
 from machines.model.tree import Tree
 
@@ -130,6 +131,21 @@ def enabled_machines() -> dict[str, bool]:
     pattern = f"/etc/systemd/system/machines.target.wants/{prefix}*.service"
     names = (os.path.basename(path) for path in glob.glob(pattern))
     return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
+
+
+def limits(unit: str) -> Limits | None:
+    """Give the limits in force for a machine's unit, None where the host has no such controllers (cgroups(7))."""
+    directory = f"/sys/fs/cgroup/machine.slice/{unit}"
+    memory, cpu = read_text(f"{directory}/memory.max"), read_text(f"{directory}/cpu.max")
+    return parse_limits(memory, cpu) if memory and cpu else None
+
+
+def parse_limits(memory: str, cpu: str) -> Limits:
+    """Read memory.max and cpu.max (Documentation/admin-guide/cgroup-v2.rst)."""
+    quota, period = cpu.split()
+    return Limits(
+        None if memory.strip() == "max" else int(memory), None if quota == "max" else round(int(quota) / int(period), 2)
+    )
 
 
 def journal_links(trees: Iterable[Tree]) -> dict[str, str]:

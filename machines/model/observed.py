@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from machines.model.limits import Limits
 from machines.model.tree import Tree
 
 
@@ -66,6 +67,7 @@ class Host:
     dns: tuple[str, ...] = ()
     nat: str = ""
     stale_units: frozenset[str] = frozenset()
+    limits: Mapping[str, Limits] = field(default_factory=dict)
     free_bytes: int = 0
     pool: str = "/var/lib/machines"
     idmap_paths: frozenset[str] = frozenset()

@@ -70,6 +70,8 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.units.reload_networkd()
         case steps.LoadNat():
             _load_nat(host, drop=step.drop)
+        case steps.SetLimits():
+            host.units.set_limits(machine_unit(step.machine), step.limits)
         case steps.EnableUnit():
             # systemd 252's machinectl enable forgets the target, without which nothing pulls the machine in.
             host.units.enable(

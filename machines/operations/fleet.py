@@ -246,7 +246,7 @@ def _read(host: Host) -> tuple[dict[str, Machine], list[MachctlError]]:
 
 
 def _is_socket_stop(step: steps.Step) -> bool:
-    return isinstance(step, steps.StopUnit) and step.unit.endswith(".socket")
+    return isinstance(step, steps.StopUnit) and step.unit.startswith("machctl-port-")
 
 
 def _chosen(names: list[str], declared: Mapping[str, Machine]) -> list[Machine]:

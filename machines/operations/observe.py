@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
 from machines.declare.values import parse_publish
 from machines.errors import InvalidFile, InvalidValue
+from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
 from machines.model.observed import Host as Observed
@@ -69,6 +70,7 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         stale_units=frozenset(
             machine.name for machine in machines if booted and host.units.needs_reload(machine_unit(machine.name))
         ),
+        limits=_limits(host, machines),
         free_bytes=host.pool.free_bytes(),
         idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
@@ -95,6 +97,12 @@ def read_networks(host: Host) -> dict[str, ipaddress.IPv4Network]:
         with _reading(path):
             found[_stem(path)] = ipaddress.IPv4Network(json.loads(text)["subnet"])
     return found
+
+
+def _limits(host: Host, machines: list[Machine]) -> dict[str, Limits]:
+    running = host.running()
+    found = {machine.name: host.facts.limits(running[machine.name]) for machine in machines if machine.name in running}
+    return {name: limits for name, limits in found.items() if limits is not None}
 
 
 def _nat(host: Host) -> str:

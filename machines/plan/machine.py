@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from machines.errors import Conflict
+from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
 from machines.plan import steps
 from machines.plan.nat import is_loaded
 from machines.plan.place import place
-from machines.plan.steps import Plan
+from machines.plan.steps import Plan, Step
 from machines.render import paths
 from machines.render.files import Placement, render_bridge, render_guest, render_machine
 
@@ -45,6 +47,8 @@ def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None
         if path not in wanted and paths.owner(path, text) == ("machine", machine.name)
     ]
     plan += writes
+    # Before their files go: without them systemd no longer knows that the service belongs to the socket.
+    plan += _stopped_sockets(removals, machine)
     plan += removals
     if missing:
         plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name))
@@ -129,7 +133,7 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
     The second is looked at by itself: a run may have been killed between a file and its effect.
     """
     changed = [step.path for step in changes if isinstance(step, (steps.WriteFile, steps.RemoveFile))]
-    plan: Plan = _stopped_sockets(changes, machine)
+    plan: Plan = []
     bridges = [bridge for bridge in placement.networks if any(f"70-machctl-{bridge}." in path for path in changed)]
     if bridges and host.networkd:
         plan.append(steps.ReloadNetworkd(reason=f"files of bridge {', '.join(bridges)} changed", machine=machine.name))
@@ -137,6 +141,7 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
     elif machine.name in host.stale_units:
         plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))
+    plan += _limits(wanted, machine, host)
     for bridge in placement.networks:
         unit = bridge_unit(bridge)
         if bridge not in host.links or unit not in host.active:
@@ -152,7 +157,26 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
     return plan
 
 
-def _stopped_sockets(changes: Plan, machine: Machine) -> Plan:
+def _limits(wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
+    """Limits of a running machine: reading its files again, systemd leaves the cgroup as it is."""
+    if machine.name not in host.running:
+        return []
+    limits = Limits(machine.memory, machine.cpus)
+    have = host.limits.get(machine.name)
+    if have is None:
+        # This kernel keeps none, or not where they can be read: what changed in the file is all there is to go by.
+        path = paths.dropin_file(machine.name)
+        reason = "its limits changed" if _limit_lines(host.files.get(path, "")) != _limit_lines(wanted[path]) else ""
+    else:
+        reason = "the kernel has other limits" if have != limits.rounded() else ""
+    return [steps.SetLimits(reason=reason, machine=machine.name, limits=limits)] if reason else []
+
+
+def _limit_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(("MemoryMax=", "CPUQuota="))]
+
+
+def _stopped_sockets(changes: Sequence[Step], machine: Machine) -> Plan:
     units = [step.path.rsplit("/", 1)[1] for step in changes if isinstance(step, steps.RemoveFile)]
     return [
         steps.StopUnit(reason=STALE, machine=machine.name, unit=unit)

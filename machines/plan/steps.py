@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.observed import Record
 
@@ -176,6 +177,16 @@ class StartUnit(Step):
 
     def __str__(self) -> str:
         return f"{'restart' if self.restart else 'start'} {self.unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetLimits(Step):
+    """Give a running machine its limits at once (org.freedesktop.systemd1.Manager.SetUnitProperties)."""
+
+    limits: Limits
+
+    def __str__(self) -> str:
+        return f"let {self.machine} have {self.limits}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ org.freedesktop.systemd1(5). Jobs, which take time, are in jobs.py.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -126,6 +128,22 @@ class SystemdManager:
         ``runtime``: until the next boot only."""
         items = list(properties.items())
         self._call(f"change {', '.join(properties)} of {unit}", "SetUnitProperties", "sba(sv)", unit, runtime, items)
+
+    def set_limits(self, unit: str, *, memory: int | None, cpus: float | None) -> None:
+        """Set the memory in bytes and the processors that a running unit may use at most; None is no limit.
+
+        systemd writes a drop-in below /run as well, which would hide the unit's own from then on: it is removed, and
+        the unit's files, which have to say the same, are read again.
+        """
+        values: dict[str, tuple[str, object]] = {
+            "MemoryMax": ("t", _UNKNOWN if memory is None else memory),
+            "CPUQuotaPerSecUSec": ("t", _UNKNOWN if cpus is None else round(cpus * 1_000_000)),
+        }
+        self.set_properties(unit, values, runtime=True)
+        for name in ("MemoryMax", "CPUQuota", "CPUQuotaPerSecUSec"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"/run/systemd/system.control/{unit}.d/50-{name}.conf")
+        self.reload()
 
     def unit_property(self, unit: str, interface: str, name: str, signature: str) -> Any:
         """Give one property, a str, number, list or tuple as its D-Bus ``signature`` says. The interface is
