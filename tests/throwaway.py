@@ -151,7 +151,8 @@ class Host:
 
     def machine(self, name: str) -> dict[str, Any]:
         """Give what ``machctl show`` says of a machine."""
-        return self.machctl("show", name, "--json").json()
+        shown: dict[str, Any] = self.machctl("show", name, "--json").json()
+        return shown
 
     def state(self, name: str) -> str:
         """Give a machine's state, as list has it; "" for none."""

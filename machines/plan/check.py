@@ -139,7 +139,7 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
                 f"port {port.host} belongs to machine {record.name}, which is being made",
                 hint=free.format(_free_port(port.host, host, declared)),
             )
-    if _is_machines_own(port, host):
+    if _is_machines_own(port, host, declared):
         # Whose it is by declaration has been looked at above; one that lost it gives it up first.
         return None
     # A socket on :: takes IPv4 connections as well, unless it says it does not (ipv6(7), IPV6_V6ONLY).
@@ -154,12 +154,12 @@ def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Mac
     return None
 
 
-def _is_machines_own(port: Publish, host: Host) -> bool:
-    """Tell whether what listens on a port is an active socket unit that machctl rendered."""
+def _is_machines_own(port: Publish, host: Host, declared: Mapping[str, Machine]) -> bool:
+    """Tell whether what listens on a port is an active socket unit of a machine, by declaration or by record."""
+    ports = [(name, theirs) for name, machine in declared.items() for theirs in machine.publish]
+    ports += [(name, parse_publish(text)) for name, record in host.records.items() for text in record.ports]
     return any(
-        path.rsplit("/", 1)[1] in host.active and f":{port.host}\n" in text
-        for path, text in host.files.items()
-        if path.endswith(".socket") and paths.owner(path, text)
+        theirs.host == port.host and paths.port_unit(name, theirs, "socket") in host.active for name, theirs in ports
     )
 
 

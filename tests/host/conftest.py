@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import HOSTS, ROADS, Host, Road, Roads
+from throwaway import HOSTS, KEEP, ROADS, Host, Road, Roads
 
 
 @pytest.fixture(scope="session")
@@ -56,4 +56,5 @@ def kept(roads: Roads) -> Iterator[str]:
     host.machctl("stop", "debian", status=None)
     kept = host.keep_tree("debian")
     yield kept
-    host.drop_tree(kept)
+    if KEEP:
+        host.drop_tree(kept)

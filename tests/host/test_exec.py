@@ -99,7 +99,7 @@ def test_what_the_machine_lacks_is_machctls_own_failure(host: Host, flags: tuple
 
 
 def test_a_signal_ends_the_command_in_the_machine(host: Host) -> None:
-    count = ("sh", "-c", "grep -lxz 7654 /proc/[0-9]*/cmdline 2>/dev/null | wc -l")
+    count = ("sh", "-c", "grep -lxz 765[4] /proc/[0-9]*/cmdline 2>/dev/null | wc -l")
     with host.background("machctl", "exec", "debian", "--", "sleep", "7654") as process:
         assert until(lambda: inside(host, *count), lambda text: text == "1\n") == "1\n"
         process.send_signal(signal.SIGTERM)

@@ -31,8 +31,8 @@ def full(roads: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
         assert process.stderr is not None
         while b"fetching" not in process.stderr.readline():
             pass
-        process.kill()
-        process.wait()
+        host.sh("kill -KILL $(cat /run/machctl/machine-full.lock)")
+        process.wait(timeout=20)
     host.machctl(
         "create", "debian:trixie", "full", "--bootstrapper", "debootstrap", "--bridge", "br0", "--bridge", "br1",
         "--hostname", "box.example", "--memory", "512M", "--cpus", "1.5", "--bind", f"{SRV}/ro:/srv/ro:ro",

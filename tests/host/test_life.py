@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import Host, Road
+from throwaway import Host, Road, Roads
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 
@@ -19,7 +19,7 @@ GOODBYE = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\nExecSto
 
 
 @pytest.fixture(scope="module")
-def pair(kept: str, roads) -> Iterator[tuple[str, str]]:  # type: ignore[no-untyped-def]
+def pair(kept: str, roads: Roads) -> Iterator[tuple[str, str]]:
     """Two machines that machctl did not make, both stopped."""
     host = roads.get("trixie").host
     names = ("web1", "web2")
