@@ -33,14 +33,15 @@ class Listener:
 class Record:
     """What machctl keeps of a machine.
 
-    The addresses it was given, by bridge; the ports of the host it claimed; and the bridges it is on that others make,
-    which may be away for a moment.
+    The addresses it was given, by bridge; the ports of the host it claimed; the bridges it is on that others make,
+    which may be away for a moment; and what was declared of its tree when that was made.
     """
 
     name: str
     addresses: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    made: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from machines.plan.bridges import plan_unused
 from machines.plan.check import check_bootstrap, check_host, check_machine, check_new
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.gc import KILLED, half_made, plan_gc
-from machines.plan.machine import plan_machine
+from machines.plan.machine import plan_machine, tree_note
 from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
 
@@ -156,6 +156,14 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
     if plans[""] and not failed:
         await _drop_unused(host, reporter)
     return plans, failed
+
+
+def tree_notes(names: Iterable[str], host: Host) -> dict[str, str]:
+    """Give what apply cannot make true of machines, by name: values that only a new tree would have."""
+    machines = _chosen(list(names), readable_machines(host))
+    observed = observe(host, machines)
+    notes = {machine.name: tree_note(machine, observed) for machine in machines}
+    return {name: note for name, note in notes.items() if note}
 
 
 async def _apply(name: str, plan: Plan, host: Host, reporter: Reporter) -> None:

@@ -81,7 +81,12 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
 
 def write_record(record: Record) -> str:
     """Give the text of a machine's record."""
-    content = {"addresses": dict(record.addresses), "ports": list(record.ports), "foreign": list(record.foreign)}
+    content = {
+        "addresses": dict(record.addresses),
+        "ports": list(record.ports),
+        "foreign": list(record.foreign),
+        "made": dict(record.made),
+    }
     return json.dumps(content, indent=1) + "\n"
 
 
@@ -122,7 +127,11 @@ def _read_records(host: Host) -> dict[str, Record]:
             content = json.loads(text)
             ports = tuple(str(parse_publish(text)) for text in content["ports"])
             found[_stem(path)] = Record(
-                _stem(path), dict(content["addresses"]), ports, tuple(content.get("foreign", ()))
+                _stem(path),
+                dict(content["addresses"]),
+                ports,
+                foreign=tuple(content.get("foreign", ())),
+                made=dict(content.get("made", {})),
             )
     return found
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from machines.declare.write import declared_values
 from machines.errors import Conflict
 from machines.model.limits import Limits
 from machines.model.machine import Machine
@@ -21,6 +22,9 @@ from machines.render.files import Placement, render_bridge, render_guest, render
 NEW = "declared and not there yet"
 DIFFERS = "differs from what is declared"
 STALE = "no longer declared"
+
+# What a bootstrap is given; nothing of it can be changed in a tree that people have worked in since.
+TREE_KEYS = ("source", "mirror", "variant", "packages", "ssh-keys")
 
 
 def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None) -> Plan:
@@ -76,11 +80,31 @@ def _claims(machine: Machine, host: Host, placement: Placement) -> Plan:
         dict(placement.addresses),
         ports=tuple(sorted(map(str, machine.publish))),
         foreign=tuple(bridge for bridge in machine.bridges if bridge not in placement.networks),
+        made=_made(machine, host),
     )
     if host.records.get(machine.name) != record:
         reason = DIFFERS if machine.name in host.records else NEW
         plan.append(steps.Claim(reason=reason, machine=machine.name, record=record))
     return plan
+
+
+def _made(machine: Machine, host: Host) -> dict[str, object]:
+    """What of the declaration went into the tree: as it is now for a tree that is about to be made, else as it was."""
+    own = host.records.get(machine.name)
+    if machine.name in host.trees:
+        return dict(own.made) if own else {}
+    values = declared_values(machine)
+    return {key: values[key] for key in TREE_KEYS if key in values}
+
+
+def tree_note(machine: Machine, host: Host) -> str:
+    """Say which declared values count for a new tree only and have changed since this one was made; "" for none."""
+    own = host.records.get(machine.name)
+    if machine.name not in host.trees or own is None or not own.made:
+        return ""
+    values = declared_values(machine)
+    changed = [key for key in TREE_KEYS if own.made.get(key) != values.get(key)]
+    return f"{', '.join(changed)} changed since its tree was made, which stays as it is" if changed else ""
 
 
 def _writes(wanted: dict[str, str], host: Host, *, machine: str) -> Plan:

@@ -19,7 +19,7 @@ from machines.plan import machine as reasons
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.claims import split_claims, with_claims
-from machines.plan.machine import plan_machine, restart_note
+from machines.plan.machine import plan_machine, restart_note, tree_note
 from machines.render import paths
 from samples import BRIDGE, SUBNET, edited, empty_host, host_with, kinds, machine, nat_table, running, shown
 
@@ -231,7 +231,8 @@ def test_claim_names_ports_and_the_bridges_of_others() -> None:
     declared = machine(bridges=("lan0", "br0"), publish=(Publish(8080, 80), Publish(53, 53, "::1")))
     plan = plan_machine(declared, empty_host(networks={"br0": SUBNET}, links={"lan0": Link("lan0", "bridge")}))
     (claim,) = [step for step in plan if isinstance(step, steps.Claim)]
-    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ("8080:80", "[::1]:53:53"), ("lan0",))
+    made = {"source": "debian:trixie"}
+    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ("8080:80", "[::1]:53:53"), ("lan0",), made)
 
 
 def test_foreign_bridge_that_is_away_stays_foreign() -> None:
@@ -380,3 +381,12 @@ def test_changed_limits_are_set_where_the_kernel_does_not_say_what_it_has() -> N
         steps.ReloadUnits,
         steps.SetLimits,
     ]
+
+
+def test_what_counts_for_a_new_tree_only_is_said_of_an_old_one() -> None:
+    web = machine(packages=("nginx",))
+    made = Record("web", made={"source": "debian:trixie", "packages": ["nginx"]})
+    host = dataclasses.replace(host_with(web), records={"web": made})
+    assert tree_note(web, host) == ""
+    assert "packages changed" in tree_note(machine(packages=("nginx", "less")), host)
+    assert tree_note(machine("db"), host) == ""

@@ -28,8 +28,10 @@ def plan(
 ) -> None:
     """Show what apply would do, and why."""
     host = RealHost()
-    plans = fleet.plan_fleet(expand(names or [], host), host, verb="plan")
+    chosen = expand(names or [], host)
+    plans = fleet.plan_fleet(chosen, host, verb="plan")
     show_plan(plans, context.obj)
+    _note_trees(chosen, host)
     if detailed_exitcode and any(plans.values()):
         raise typer.Exit(DIFFERENCES)
 
@@ -59,7 +61,13 @@ def apply(
         show_plan(plans, options)
         for name in restart_note([step for steps in plans.values() for step in steps], fleet.observe_running(host)):
             note(f"{name}: its new settings count from its next start on: machctl restart {name}")
+        _note_trees(chosen, host)
     raise typer.Exit(exit_status(failed, len([name for name, steps in plans.items() if steps])))
+
+
+def _note_trees(names: list[str], host: RealHost) -> None:
+    for name, text in fleet.tree_notes(names, host).items():
+        note(f"{name}: {text}\n  change it inside (machctl shell {name}), or make a new machine and remove this one")
 
 
 def gc(context: typer.Context) -> None:
