@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from machines.errors import InvalidValue
 
@@ -15,8 +15,7 @@ _VALUED = {"--output", "-o", "--timeout", "--color"}
 _PASSING = {"exec", "shell"}
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The global flags as they were given."""
 
     output: str = "table"

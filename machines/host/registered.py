@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from machines.host.guest import read_file, read_plain_file
 
@@ -20,8 +20,7 @@ _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[0-7]{3}|.)", re.DOTALL)
 _PLAIN = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "s": " "}
 
 
-@dataclass(frozen=True)
-class Registered:
+class Registered(NamedTuple):
     """A machine that machined knows: running, or just starting or ending.
 
     ``leader`` is the host's pid of its PID 1, ``since_usec`` microseconds since the epoch, ``id`` the machine ID.

@@ -82,6 +82,9 @@ def expand(patterns: Iterable[str], host: Host) -> list[str]:
 
 def require(names: Iterable[str], host: Host) -> None:
     """Raise NotFound for every name that no machine has."""
+    names = list(names)
+    if not names:
+        return
     known = known_names(host)
     raise_all(
         [

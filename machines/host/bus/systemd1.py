@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from machines.errors import NotFound
 from machines.host.bus._sdbus import Bus, BusError, open_host
@@ -24,8 +23,7 @@ SERVICE_UNIT = SERVICE + ".Service"
 _UNKNOWN = 2**64 - 1
 
 
-@dataclass(frozen=True)
-class UnitState:
+class UnitState(NamedTuple):
     """What systemctl list-units shows of a unit; ``job`` is the type of the job that is under way, or empty."""
 
     active: str
@@ -34,8 +32,7 @@ class UnitState:
     job: str = ""
 
 
-@dataclass(frozen=True)
-class UnitDetails:
+class UnitDetails(NamedTuple):
     """What ``status`` shows of a service; times in microseconds since the epoch, None where not known."""
 
     state: UnitState

@@ -32,6 +32,7 @@ def staging_path(name: str) -> str:
 def trees() -> dict[str, Tree]:
     """Give the root trees of the pool by machine name; raw images count under their name without the suffix."""
     found: dict[str, Tree] = {}
+    btrfs = filesystem() == "btrfs"
     try:
         entries = sorted(os.scandir(POOL), key=lambda entry: entry.name)
     except (FileNotFoundError, PermissionError):
@@ -41,7 +42,7 @@ def trees() -> dict[str, Tree]:
         if not is_machine_name(entry.name.removesuffix(".raw")):
             continue
         if entry.is_dir():
-            kind = "subvolume" if _is_subvolume(entry.path) else "directory"
+            kind = "subvolume" if btrfs and entry.stat().st_ino == _BTRFS_SUBVOLUME_INODE else "directory"
             found[entry.name] = Tree(entry.name, entry.path, kind)
         elif entry.name.endswith(".raw"):
             name = entry.name.removesuffix(".raw")
