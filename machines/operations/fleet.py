@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, own_file, parse_fleet
+from machines.declare.fleet import FLEET_DIRECTORY
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
 from machines.model.machine import Machine
 from machines.model.observed import Host as Observed
+from machines.operations.declared import declared_machines, readable_machines
 from machines.operations.execute import execute
-from machines.operations.observe import observe
+from machines.operations.observe import observe, read_records
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
 from machines.operations.together import for_each
@@ -38,24 +39,6 @@ Plans = dict[str, Plan]
 def machine_lock(name: str) -> str:
     """Give the name of the lock of one machine."""
     return f"machine-{name}"
-
-
-def declared_machines(host: Host) -> dict[str, Machine]:
-    """Give everything that is declared on this host. Raises InvalidFile for all that is wrong in the files."""
-    machines, errors = _read(host)
-    raise_all(errors)
-    return machines
-
-
-def readable_machines(host: Host, *, name: str = "") -> dict[str, Machine]:
-    """Give what is declared as far as it can be read: a mistake in one file is no reason to leave other machines alone.
-
-    Raises InvalidFile if ``name`` is not among it and its own file is one with a mistake.
-    """
-    machines, errors = _read(host)
-    if name and name not in machines:
-        raise_all([error for error in errors if error.message.startswith(f"{own_file(name)}:")])
-    return machines
 
 
 async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: bool = False) -> Plan:
@@ -161,7 +144,7 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
 def tree_notes(names: Iterable[str], host: Host) -> dict[str, str]:
     """Give what apply cannot make true of machines, by name: values that only a new tree would have."""
     machines = _chosen(list(names), readable_machines(host))
-    observed = observe(host, machines)
+    observed = Observed(trees=host.pool.trees(), records=read_records(host))
     notes = {machine.name: tree_note(machine, observed) for machine in machines}
     return {name: note for name, note in notes.items() if note}
 
@@ -247,10 +230,6 @@ async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> P
 def observe_running(host: Host) -> Observed:
     """Look only at what runs."""
     return Observed(running=host.running())
-
-
-def _read(host: Host) -> tuple[dict[str, Machine], list[MachctlError]]:
-    return parse_fleet(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
 
 
 def _is_socket_stop(step: steps.Step) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, parse_fleet
 from machines.errors import NotFound, raise_all
-from machines.model.machine import Machine
 from machines.model.names import bridge_unit, check_known_name, machine_unit
+from machines.operations.declared import readable_machines
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -56,7 +55,7 @@ class MachineStatus:
 
 def known_names(host: Host) -> list[str]:
     """Give the names of all machines: those with a tree, those declared and those that run."""
-    return sorted({*host.pool.trees(), *_declared(host), *host.running()})
+    return sorted({*host.pool.trees(), *readable_machines(host), *host.running()})
 
 
 def expand(patterns: Iterable[str], host: Host) -> list[str]:
@@ -97,7 +96,7 @@ def require(names: Iterable[str], host: Host) -> None:
 
 def lost_bridges(names: Iterable[str], host: Host) -> dict[str, list[str]]:
     """Give the bridges of declared machines that their units brought up and that are not there any more."""
-    declared, links = _declared(host), host.facts.links()
+    declared, links = readable_machines(host), host.facts.links()
     wanted = {name: declared[name].bridges if name in declared else () for name in names}
     missing = {name: [bridge for bridge in bridges if bridge not in links] for name, bridges in wanted.items()}
     if not any(missing.values()):
@@ -113,7 +112,7 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
     """Give how all machines are doing, or those in ``names``, in the order of their names."""
     registered = host.registered()
     trees = host.pool.trees()
-    declared = _declared(host)
+    declared = readable_machines(host)
     units = host.units.states(["systemd-nspawn@*.service"]) if host.booted() else {}
     wanted = set(names) or {*registered, *trees, *declared}
     found = []
@@ -142,12 +141,6 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
             )
         )
     return found
-
-
-def _declared(host: Host) -> Mapping[str, Machine]:
-    """What is declared, as far as it can be read: a mistake in one file must not hide the machines from view."""
-    files = host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"])
-    return parse_fleet(files)[0]
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -47,6 +47,8 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
     states = host.units.states(["systemd-networkd.service", "machctl-*", "systemd-nspawn@*"]) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
     sources = [bind.source for machine in machines for bind in machine.binds]
+    running = host.running()
+    records = read_records(host)
     return Observed(
         euid=os.geteuid(),
         booted=booted,
@@ -55,12 +57,12 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         ipv6_loopback=host.facts.ipv6_loopback(),
         tools=have,
         trees=trees,
-        running=host.running(),
+        running=running,
         enabled=host.facts.enabled_machines(),
         active=active,
         files=host.files.read_files(_PATTERNS),
         guest_files=_guest_files(host, [machine for machine in machines if machine.name in trees], trees),
-        logs=_logs(host),
+        logs=_logs({*trees, *records}),
         journals=host.facts.journal_links(trees.values()),
         links=host.facts.links(),
         routes=host.facts.routes(),
@@ -70,11 +72,11 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         stale_units=frozenset(
             machine.name for machine in machines if booted and host.units.needs_reload(machine_unit(machine.name))
         ),
-        limits=_limits(host, machines),
+        limits=_limits(host, machines, running),
         free_bytes=host.pool.free_bytes(),
         idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
-        records=_read_records(host),
+        records=records,
         networks=read_networks(host),
     )
 
@@ -104,8 +106,7 @@ def read_networks(host: Host) -> dict[str, ipaddress.IPv4Network]:
     return found
 
 
-def _limits(host: Host, machines: list[Machine]) -> dict[str, Limits]:
-    running = host.running()
+def _limits(host: Host, machines: list[Machine], running: dict[str, str]) -> dict[str, Limits]:
     found = {machine.name: host.facts.limits(running[machine.name]) for machine in machines if machine.name in running}
     return {name: limits for name, limits in found.items() if limits is not None}
 
@@ -115,12 +116,12 @@ def _nat(host: Host) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _logs(host: Host) -> dict[str, str]:
-    names = {*host.pool.trees(), *_read_records(host)}
+def _logs(names: set[str]) -> dict[str, str]:
     return {name: paths.bootstrap_log(name) for name in names if os.path.exists(paths.bootstrap_log(name))}
 
 
-def _read_records(host: Host) -> dict[str, Record]:
+def read_records(host: Host) -> dict[str, Record]:
+    """Give what machctl keeps of its machines, by name. Raises InvalidFile for a record that is none."""
     found = {}
     for path, text in host.files.read_files([f"{paths.RECORD_DIRECTORY}/*.json"]).items():
         with _reading(path):

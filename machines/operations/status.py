@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from machines.declare.write import declared_values
 from machines.errors import NotFound
-from machines.operations.fleet import readable_machines
+from machines.operations.declared import readable_machines
 from machines.operations.inspect import MachineStatus
 from machines.operations.observe import observe
 from machines.render import paths

@@ -14,6 +14,7 @@ from machines.cli.plans import show_plan
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue, MachctlError
 from machines.operations import lifecycle
+from machines.operations.declared import readable_machines
 from machines.operations.inspect import expand, lost_bridges, require
 from machines.operations.ready import check_ready
 from machines.plan.lifecycle import plan_enable, plan_start, plan_stop
@@ -163,7 +164,7 @@ def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:
 
     verb = "enable" if on else "disable"
     chosen = _chosen(patterns, host, verb=verb)
-    declared = fleet.readable_machines(host)
+    declared = readable_machines(host)
 
     async def act(name: str) -> str | None:
         if name in declared:
