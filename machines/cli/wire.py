@@ -115,15 +115,12 @@ class Units:
         """Give what a unit uses."""
         import datetime
 
-        from machines.host.bus.systemd1 import SERVICE_UNIT
-
         details = self._manager.unit_details(unit)
-        since = details.active_since if details.state.active == "active" else None
-        limit = int(self._manager.unit_property(unit, SERVICE_UNIT, "MemoryMax", "t"))
+        since = details.active_since if details.active == "active" else None
         return {
             "since": datetime.datetime.fromtimestamp(since / 1e6, datetime.UTC).isoformat() if since else None,
             "memory": details.memory,
-            "memory_max": None if limit == 2**64 - 1 else limit,
+            "memory_max": details.memory_max,
             "cpu_seconds": details.cpu_nsec / 1e9 if details.cpu_nsec is not None else None,
             "tasks": details.tasks,
             "result": details.result,

@@ -90,11 +90,6 @@ class Machined:
         )
         return fd, terminal
 
-    async def open_pty(self, name: str) -> tuple[int, str]:
-        """Give a new terminal of the machine as open_shell() does (OpenMachinePTY; root only in 252)."""
-        fd, terminal = await self._call(f"open a terminal in machine {name}", "OpenMachinePTY", "s", name, name=name)
-        return fd, terminal
-
     @asynccontextmanager
     async def machine_removed(self, name: str) -> AsyncIterator[Removal]:
         """Watch for the end of a machine from before the body of the with on; act there and await wait() of what

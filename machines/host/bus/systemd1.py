@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from machines.errors import NotFound
@@ -33,22 +33,15 @@ class UnitState(NamedTuple):
 
 
 class UnitDetails(NamedTuple):
-    """What ``status`` shows of a service; times in microseconds since the epoch, None where not known."""
+    """What ``status`` shows of a service; the time in microseconds since the epoch, None where not known."""
 
-    state: UnitState
-    main_pid: int | None
+    active: str
     memory: int | None
+    memory_max: int | None
     cpu_nsec: int | None
     tasks: int | None
     active_since: int | None
-    inactive_since: int | None
-    invocation: str
     result: str
-    exit_status: int
-    restarts: int
-    status_text: str
-    fragment: str
-    drop_ins: tuple[str, ...]
 
 
 class SystemdManager:
@@ -80,17 +73,6 @@ class SystemdManager:
             name: UnitState(active=active, sub=sub, load=load, job=job_type if job else "")
             for name, _, load, active, sub, _, _, job, job_type, *_ in units
         }
-
-    def unit_file_states(self, names: Iterable[str]) -> dict[str, str]:
-        """Give "enabled", "disabled", "masked", "static" ... of each unit, "not-found" without a file
-        (GetUnitFileState)."""
-        states = {}
-        for name in names:
-            try:
-                states[name] = str(self._call(f"read the state of {name}", "GetUnitFileState", "s", name))
-            except NotFound:
-                states[name] = "not-found"
-        return states
 
     def start(self, unit: str) -> str:
         """Dispatch a job that starts ``unit`` and give its path, which jobs.wait_started() waits for (StartUnit)."""
@@ -165,27 +147,14 @@ class SystemdManager:
             value = int(of_service(name, "t"))
             return None if value == _UNKNOWN else value
 
-        job, _ = of_unit("Job", "(uo)")
         return UnitDetails(
-            state=UnitState(
-                active=of_unit("ActiveState", "s"),
-                sub=of_unit("SubState", "s"),
-                load=of_unit("LoadState", "s"),
-                job="job" if job else "",
-            ),
-            main_pid=of_service("MainPID", "u") or None,
+            active=of_unit("ActiveState", "s"),
             memory=counter("MemoryCurrent"),
+            memory_max=counter("MemoryMax"),
             cpu_nsec=counter("CPUUsageNSec"),
             tasks=counter("TasksCurrent"),
             active_since=of_unit("ActiveEnterTimestamp", "t") or None,
-            inactive_since=of_unit("InactiveEnterTimestamp", "t") or None,
-            invocation=bytes(of_unit("InvocationID", "ay")).hex(),
             result=of_service("Result", "s"),
-            exit_status=of_service("ExecMainStatus", "i"),
-            restarts=of_service("NRestarts", "u"),
-            status_text=of_service("StatusText", "s"),
-            fragment=of_unit("FragmentPath", "s"),
-            drop_ins=tuple(of_unit("DropInPaths", "as")),
         )
 
     def _open(self) -> Bus:
