@@ -52,8 +52,8 @@ def test_its_size_follows_the_terminals(host: Host) -> None:
 def test_ctrl_c_interrupts_what_runs_in_it_and_not_the_shell(host: Host) -> None:
     with shell(host, "debian") as terminal:
         terminal.expect(PROMPT)
-        terminal.type("sleep 100; echo status $?\r")
-        time.sleep(0.3)
+        terminal.type("echo go''ing; sleep 100; echo status $?\r")
+        terminal.expect("going")
         began = time.monotonic()
         terminal.type("\x03")
         terminal.expect(PROMPT)
@@ -65,8 +65,9 @@ def test_ctrl_c_interrupts_what_runs_in_it_and_not_the_shell(host: Host) -> None
 def test_ctrl_z_and_ctrl_backslash_belong_to_the_machine(host: Host) -> None:
     with shell(host, "debian") as terminal:
         terminal.expect(PROMPT)
-        terminal.type("sleep 100\r")
-        time.sleep(0.3)
+        # Only what the shell has put into the foreground hears of the key.
+        terminal.type("sh -c 'echo go\"\"ing; exec sleep 100'\r")
+        terminal.expect("going")
         terminal.type("\x1a")
         terminal.expect("Stopped")
         terminal.type("kill %1; echo done\r")
@@ -85,8 +86,8 @@ def test_three_escapes_leave_it(host: Host) -> None:
 def test_other_keys_than_three_escapes_reach_the_shell(host: Host) -> None:
     with shell(host, "debian") as terminal:
         terminal.expect(PROMPT)
-        terminal.type("cat >/tmp/typed\r")
-        time.sleep(0.3)
+        terminal.type("sh -c 'echo go\"\"ing; exec cat >/tmp/typed'\r")
+        terminal.expect("going")
         terminal.type("\x1d\x1dx\r\x1d\r\x04")
         terminal.expect(PROMPT)
         assert host.machctl("exec", "debian", "--", "cat", "/tmp/typed").stdout == "\x1d\x1dx\n\x1d\n"
@@ -99,6 +100,8 @@ def test_a_user_has_a_shell_of_their_own(host: Host) -> None:
             terminal.expect(r"ada@debian:~\$ ")
             terminal.type("id -un; pwd\r")
             terminal.expect(r"ada\s+/home/ada")
+            # An end of file that comes before the prompt is swallowed when the shell changes the terminal's mode.
+            terminal.expect(r"ada@debian:~\$ ")
             terminal.type("\x04")
             terminal.ended()
     finally:
