@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
-from machines.errors import CommandFailed, TimedOut, Unsupported
+from machines.errors import CommandFailed, MachctlError, TimedOut, Unsupported
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -33,10 +34,12 @@ CONTAINED = (
 PACKAGES = {
     "apt-get": "apt",
     "btrfs": "btrfs-progs",
+    "bzip2": "bzip2",
     "debootstrap": "debootstrap",
     "dpkg": "dpkg",
     "gpg": "gnupg",
     "gpgv": "gpgv",
+    "gzip": "gzip",
     "ip": "iproute2",
     "journalctl": "systemd",
     "machinectl": "systemd-container",
@@ -174,6 +177,65 @@ def run(
     if check and done.returncode != 0:
         raise failed(argv, done.returncode, done.stderr)
     return Completed(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def pipe(
+    argv: Sequence[str], *, source: int | None = None, target: int | None = None, fine: Collection[int] = (0,)
+) -> Iterator[BinaryIO]:
+    """Run a filter and give its output, where ``source`` is what it reads, or its input, where ``target`` is given.
+
+    What ends the caller's part early ends the filter as well; otherwise it has to end with one of the exit statuses
+    ``fine``. An error of the caller's that the filter brought about is told as the filter's.
+    Raises Unsupported where the tool is not installed, CommandFailed.
+    """
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryFile() as said:
+        try:
+            # A session of its own: Ctrl-C is for machctl, which then ends it.
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if source is None else source,
+                stdout=subprocess.PIPE if target is None else target,
+                stderr=said, env=environment(), bufsize=1024 * 1024, start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError as exc:
+            raise not_found(argv[0]) from exc
+        stream = process.stdout if source is not None else process.stdin
+        assert stream is not None
+
+        def failure() -> CommandFailed | None:
+            if process.wait() in fine:
+                return None
+            said.seek(0)
+            # The first line says what is wrong, what follows is advice.
+            lines = said.read(4096).decode(errors="replace").split("\n")
+            return failed(argv, process.returncode, next(filter(str.strip, lines), ""))
+
+        try:
+            yield cast("BinaryIO", stream)
+            if source is not None and stream.read(1):
+                return
+            stream.close()
+            if error := failure():
+                raise error
+        except BrokenPipeError:
+            if source is not None:
+                raise
+            raise failure() or CommandFailed(f"{argv[0]} ended before it had read everything") from None
+        except MachctlError as exc:
+            # It may be a little behind in noticing that what it gave was wrong.
+            wrong = source is not None and not isinstance(exc, CommandFailed)
+            if wrong and not all(stream.read(1024 * 1024) for _ in range(16)) and (error := failure()):
+                raise error from exc
+            raise
+        finally:
+            process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+            process.wait()
 
 
 def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> NoReturn:
