@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-import stat
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotFound
+from machines.host.storage import btrfs
+from machines.host.storage.places import LAYERS
 from machines.model.names import is_machine_name
 from machines.model.tree import Tree
 
@@ -21,8 +23,6 @@ POOL = "/var/lib/machines"
 _STAGED = ".#machctl-new-"
 _DOOMED = ".#machctl-old-"
 
-_BTRFS_SUBVOLUME_INODE = 256
-
 
 def staging_path(name: str) -> str:
     """Give where the tree of machine ``name`` is made; whoever holds the machine's lock owns it."""
@@ -32,9 +32,9 @@ def staging_path(name: str) -> str:
 def trees() -> dict[str, Tree]:
     """Give the root trees of the pool by machine name; raw images count under their name without the suffix."""
     found: dict[str, Tree] = {}
-    btrfs = filesystem() == "btrfs"
     try:
         entries = sorted(os.scandir(POOL), key=lambda entry: entry.name)
+        on_btrfs = btrfs.on_btrfs(POOL)
     except (FileNotFoundError, PermissionError):
         return found
     for entry in entries:
@@ -42,12 +42,17 @@ def trees() -> dict[str, Tree]:
         if not is_machine_name(entry.name.removesuffix(".raw")):
             continue
         if entry.is_dir():
-            kind = "subvolume" if btrfs and entry.stat().st_ino == _BTRFS_SUBVOLUME_INODE else "directory"
-            found[entry.name] = Tree(entry.name, entry.path, kind)
+            found[entry.name] = Tree(entry.name, entry.path, _kind(entry, on_btrfs=on_btrfs))
         elif entry.name.endswith(".raw"):
             name = entry.name.removesuffix(".raw")
             found.setdefault(name, Tree(name, entry.path, "raw"))
     return found
+
+
+def _kind(entry: os.DirEntry[str], *, on_btrfs: bool) -> str:
+    if on_btrfs and entry.stat().st_ino == btrfs.ROOT_INODE:
+        return "subvolume"
+    return "overlay" if os.path.isdir(f"{LAYERS}/{entry.name}") else "directory"
 
 
 def leftovers() -> dict[str, str]:
@@ -55,7 +60,7 @@ def leftovers() -> dict[str, str]:
     found = {}
     for prefix in (_STAGED, _DOOMED):
         for path in glob.glob(f"{POOL}/{glob.escape(prefix)}*"):
-            found[path] = os.path.basename(path).removeprefix(prefix)
+            found[path] = os.path.basename(path).removeprefix(prefix).removesuffix(".raw")
     return found
 
 
@@ -95,33 +100,45 @@ def _run(argv: list[str], *, check: bool = True) -> Completed:
     return run(argv, check=check)
 
 
+def make_pool() -> None:
+    """Make the pool if there is none."""
+    if not os.path.isdir(POOL):
+        # As tmpfiles.d/systemd-nspawn.conf has it: trees hold setuid programs of other users.
+        os.makedirs(POOL, mode=0o700)
+
+
 def make_empty(name: str) -> str:
     """Make an empty staging tree for machine ``name``, a subvolume where the pool is btrfs, and give its path."""
     path = staging_path(name)
     remove_path(path)
-    if not os.path.isdir(POOL):
-        # As tmpfiles.d/systemd-nspawn.conf has it: trees hold setuid programs of other users.
-        os.makedirs(POOL, mode=0o700)
-    if filesystem() == "btrfs":
-        _run(["btrfs", "-q", "subvolume", "create", path])
+    make_pool()
+    if btrfs.on_btrfs(POOL):
+        btrfs.create(path)
     else:
         os.mkdir(path)
     os.chmod(path, 0o755)
     return path
 
 
-def place(name: str) -> None:
-    """Put the finished staging tree of machine ``name`` into its place. Raises Conflict if that is taken."""
-    target = f"{POOL}/{name}"
-    fd = os.open(staging_path(name), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # One sync for the whole tree stands in for the fsync of every file that dpkg was told to leave out.
-        _syncfs(fd)
-    finally:
-        os.close(fd)
-    if os.path.lexists(target):
-        raise Conflict(f"{target} has appeared in the meantime", hint="choose another name, or remove it")
-    os.rename(staging_path(name), target)
+def is_mounted(path: str) -> bool:
+    """Tell whether something is mounted on ``path``, which has no symlink in it."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return any(f" {path} " in line for line in file if line.split(" ", 5)[4] == path)
+
+
+def rename(old: str, new: str) -> None:
+    """Give a root tree another name, or do nothing where that was done. Raises Conflict, NotFound."""
+    for suffix in ("", ".raw"):
+        here, there = f"{POOL}/{old}{suffix}", f"{POOL}/{new}{suffix}"
+        if os.path.lexists(here):
+            _refuse_mounts(here)
+            if os.path.lexists(there):
+                raise Conflict(f"{there} has appeared in the meantime", hint="choose another name, or remove it")
+            os.rename(here, there)
+            return
+        if os.path.lexists(there):
+            return
+    raise NotFound(f"there is no tree {POOL}/{old}")
 
 
 def remove(path: str) -> None:
@@ -144,11 +161,17 @@ def remove_path(path: str) -> None:
     if not os.path.lexists(path):
         return
     _refuse_mounts(path)
-    _clear_immutable(path)
-    if stat.S_ISDIR(os.lstat(path).st_mode) and _is_subvolume(path):
-        _run(["btrfs", "-q", "property", "set", "-f", "-ts", path, "ro", "false"], check=False)
-        if _run(["btrfs", "-q", "subvolume", "delete", path], check=False).returncode == 0:
-            return
+    if btrfs.is_subvolume(path):
+        btrfs.delete(path)
+        return
+    if os.path.isfile(path) and not os.path.islink(path):
+        os.unlink(path)
+        return
+    with contextlib.suppress(OSError, RecursionError):
+        _remove_directory(path)
+        return
+    # machinectl read-only marks a plain directory with FS_IMMUTABLE_FL (machinectl(1)).
+    _run(["chattr", "-i", "--", path], check=False)
     done = _run(["rm", "-rf", "--", path], check=False)
     if done.returncode != 0:
         raise MachctlError(
@@ -156,19 +179,20 @@ def remove_path(path: str) -> None:
         )
 
 
-def _is_subvolume(path: str) -> bool:
+def _remove_directory(path: str, *, parent: int | None = None) -> None:
+    """Remove a directory with all in it, following no symlink; sooner done than a child process is begun."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    # Every subvolume's root has this inode number (btrfs-subvolume(8)); no other file system gives it to a directory
-    # that is not its own root.
-    return status.st_ino == _BTRFS_SUBVOLUME_INODE and filesystem_of(path) == "btrfs"
-
-
-def _clear_immutable(path: str) -> None:
-    # machinectl read-only marks a plain directory with FS_IMMUTABLE_FL (machinectl(1)).
-    _run(["chattr", "-i", "--", path], check=False)
+        with os.scandir(fd) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_directory(entry.name, parent=fd)
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(path, dir_fd=parent)
 
 
 def _refuse_mounts(path: str) -> None:
@@ -178,9 +202,3 @@ def _refuse_mounts(path: str) -> None:
     mounted = sorted(point for point in points if point.startswith(prefix))
     if mounted:
         raise Conflict(f"{mounted[0]} is mounted inside {path}", hint=f"umount it first: umount {mounted[0]}")
-
-
-def _syncfs(fd: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).syncfs(fd)
