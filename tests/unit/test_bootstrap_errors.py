@@ -167,8 +167,9 @@ def test_without_a_keyring_nothing_is_installed(tmp_path: Path) -> None:
     assert caught.value.hint.startswith("apt install debian-archive-keyring")
     (tmp_path / "debian-archive-keyring.pgp").touch()
     assert debian.archive_keyring(REQUEST, directory=tmp_path) == tmp_path / "debian-archive-keyring.pgp"
+    (tmp_path / "t").mkdir()
     with pytest.raises(NotFound):
-        debian.archive_keyring(replace(REQUEST, keyring=tmp_path / "none.gpg"))
+        debian.check(replace(request_for(tmp_path / "t"), keyring=tmp_path / "none.gpg"))
 
 
 @pytest.mark.parametrize("comment", [b"", b"Comment: mine\n"])

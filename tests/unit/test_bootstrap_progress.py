@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machines.host.bootstrap.progress import AptProgress, DebootstrapProgress, Stage
+from machines.host.bootstrap.follow import Parser
+from machines.host.bootstrap.progress import AptProgress, DebootstrapProgress, DnfProgress, PacmanProgress, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,7 +76,7 @@ I: Base system installed successfully.
 """.splitlines()
 
 
-def stages(parser: AptProgress | DebootstrapProgress, lines: Iterable[str]) -> list[Stage]:
+def stages(parser: Parser, lines: Iterable[str]) -> list[Stage]:
     return [stage for line in lines if (stage := parser.feed(line))]
 
 
@@ -123,3 +124,52 @@ def test_debootstrap_headings_are_not_packages() -> None:
     parser = DebootstrapProgress()
     assert parser.feed("I: Unpacking required packages...") is None
     assert parser.feed("I: Configuring the base system...") is None
+
+
+# pacman 7.0 and dnf 4.23 on Debian 13, dnf5 on testing; shortened.
+PACMAN = """\
+:: Synchronizing package databases...
+ core downloading...
+resolving dependencies...
+Packages (2) bash-1-1  base-1-1
+ bash-1-1-any downloading...
+ bash-1-1-any.sig downloading...
+ base-1-1-any downloading...
+checking package integrity...
+installing bash...
+installing base...
+""".splitlines()
+
+DNF = """\
+Dependencies resolved.
+(1/2): hello-1-1.noarch.rpm                      1.0 MB/s | 5.9 kB     00:00
+  Installing       : hello-1-1.noarch                                       1/2
+Updating and loading repositories:
+[ 1/12] hello-0:1-1.noarch                100% |   5.7 MiB/s |   5.9 KiB |  00m00s
+[ 3/12] Installing hello-0:1-1.noarch     100% |   4.5 KiB/s | 256.0   B |  00m00s
+""".splitlines()
+
+
+def test_pacman_counts_packages() -> None:
+    assert [tuple(stage) for stage in stages(PacmanProgress(), PACMAN)] == [
+        ("reading package lists", 0, None),
+        ("resolving dependencies", 0, None),
+        ("fetching", 0, 2),
+        ("fetching", 1, 2),
+        ("fetching", 2, 2),
+        ("fetching", 2, 2),
+        ("checking packages", 0, None),
+        ("installing", 1, 2),
+        ("installing", 2, 2),
+    ]
+
+
+def test_dnf_and_dnf5_count_packages() -> None:
+    assert [tuple(stage) for stage in stages(DnfProgress(), DNF)] == [
+        ("resolving dependencies", 0, None),
+        ("fetching", 1, 2),
+        ("installing", 1, 2),
+        ("reading package lists", 0, None),
+        ("fetching", 1, 12),
+        ("installing", 3, 12),
+    ]

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 # What the tests need beside machctl's own needs.
-TEST_PACKAGES="systemd-sysv systemd curl procps util-linux less strace python3-pytest openssl zstd"
+TEST_PACKAGES="systemd-sysv systemd curl procps util-linux less strace python3-pytest openssl zstd pacman-package-manager arch-install-scripts makepkg gnupg"
 VM_PACKAGES="linux-image-cloud-amd64 initramfs-tools openssh-server udev kmod libnss-myhostname"
 
 tree_packages() { # KIND

@@ -4,27 +4,27 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from machines.errors import CommandFailed, Conflict, InvalidValue, NotFound, Unsupported
+from machines.errors import InvalidValue, Unsupported
+from machines.host.bootstrap import checks
+from machines.host.bootstrap.follow import TAIL
+from machines.host.bootstrap.scratch import clean, scratch
 from machines.host.interfaces import BootstrapRequest
 
 KEYRINGS = Path("/usr/share/keyrings")
-RUN_DIRECTORY = Path("/run/machctl")
+KEYRING_PACKAGES = {"ubuntu": "ubuntu-keyring (Debian has it from 13 on)"}
+"""Where a distribution's keyring is not in the package of the file's name."""
 
 COMPONENTS = {"ubuntu": "main,universe"}
 """Where a distribution's ordinary packages are not all in main."""
 
-TAIL = 400
-"""Lines of output kept to find the cause of a failure in."""
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
+UBUNTU_SUITES = Path("/usr/share/distro-info/ubuntu.csv")
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:=~_/-]*")
 _MIRROR = re.compile(r"(?:https?|ftp|file|copy):/[^\s\"\[\]|]+")
 
@@ -41,19 +41,19 @@ _KEPT = frozenset({"run/lock", "var/lib/apt/lists/lock", "var/lib/apt/lists/part
 
 
 def check(request: BootstrapRequest) -> None:
-    """Raise InvalidValue where a word of ``request`` would be syntax, Conflict for a target in use."""
-    for what, word, pattern in (
-        ("suite", request.suite, _WORD),
-        ("variant", request.variant, _WORD),
-        ("mirror", request.mirror, _MIRROR),
-        *(("package", package, _PACKAGE) for package in request.packages),
-    ):
-        if word is not None and not pattern.fullmatch(word):
-            raise InvalidValue(f"{what} {word!r} is not valid")
-    if not request.target.is_dir():
-        raise NotFound(f"{request.target} is not a directory to put a tree into")
-    if any(entry.name != "lost+found" for entry in request.target.iterdir()):
-        raise Conflict(f"{request.target} is not empty, so no tree can be put into it")
+    """Raise what checks.check does, and InvalidValue where apt or debootstrap would have no suite."""
+    if not request.suite:
+        raise InvalidValue(f"{request.distribution} needs the name of a suite")
+    checks.check(request, package=_PACKAGE, mirror=_MIRROR)
+
+
+def check_mirror(request: BootstrapRequest, *, known: bool) -> None:
+    """Raise InvalidValue for a suite of Ubuntu that is not ``known`` to the tool, which would ask Debian for it."""
+    if request.distribution == "ubuntu" and request.mirror is None and not known:
+        raise InvalidValue(
+            f"no mirror of Ubuntu's {request.suite} is known on this host",
+            hint="name one with --mirror URL, or apt install distro-info-data and mmdebstrap; check the spelling, too",
+        )
 
 
 def archive_keyring(request: BootstrapRequest, *, directory: Path = KEYRINGS) -> Path:
@@ -62,8 +62,6 @@ def archive_keyring(request: BootstrapRequest, *, directory: Path = KEYRINGS) ->
     Raises Unsupported where neither is there: nothing is ever installed unverified.
     """
     if request.keyring is not None:
-        if not request.keyring.is_file():
-            raise NotFound(f"the keyring {request.keyring} does not exist")
         return request.keyring
     name = f"{request.distribution}-archive-keyring"
     for suffix in (".gpg", ".pgp"):
@@ -71,7 +69,7 @@ def archive_keyring(request: BootstrapRequest, *, directory: Path = KEYRINGS) ->
             return directory / f"{name}{suffix}"
     raise Unsupported(
         f"the keyring to check the signatures of {request.distribution} with is not installed",
-        hint=f"apt install {name}, or name a keyring file",
+        hint=f"apt install {KEYRING_PACKAGES.get(request.distribution, name)}, or name a keyring file",
     )
 
 
@@ -90,22 +88,11 @@ def readable_keyring(keyring: Path) -> Iterator[Path]:
 
     The directory, not the file, is what restricts apt: it trusts all keys in Dir::Etc::TrustedParts.
     """
-    # Not beside the target: only root may look into the pool.
-    RUN_DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _remove_stale_keyrings()
-    with tempfile.TemporaryDirectory(prefix=f"keyring-{os.getpid()}-", dir=RUN_DIRECTORY) as name:
-        Path(name).chmod(0o755)
-        copy = Path(name) / "archive.gpg"
+    with scratch("keyring") as directory:
+        copy = directory / "archive.gpg"
         copy.write_bytes(binary_keyring(keyring.read_bytes()))
         copy.chmod(0o644)
         yield copy
-
-
-def _remove_stale_keyrings() -> None:
-    """Remove the copies of processes that were killed."""
-    for path in RUN_DIRECTORY.glob("keyring-*"):
-        if not Path("/proc", path.name.split("-")[1]).exists():
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def own_sources(text: str, *, keyring: str | None) -> str:
@@ -122,12 +109,9 @@ def own_sources(text: str, *, keyring: str | None) -> str:
 def finish(request: BootstrapRequest) -> None:
     """Make the new tree ready to be kept: no leftovers, and an apt that trusts what it was made from."""
     target = request.target
-    for pattern in _LEFTOVERS:
-        for path in target.glob(pattern):
-            # systemd-resolved's package makes a link of its own; a plain file is the host's.
-            mine = path.name == "resolv.conf" and path.is_symlink()
-            if not mine and path.relative_to(target).as_posix() not in _KEPT:
-                _remove(path, root=target)
+    # systemd-resolved's package makes a link of its own; a plain file is the host's.
+    resolver = {"etc/resolv.conf"} if (target / "etc/resolv.conf").is_symlink() else frozenset()
+    clean(target, _LEFTOVERS, kept=_KEPT | resolver)
     keyring = None
     if request.keyring is not None and not _inside(target, request.keyring).exists():
         keyring = f"/etc/apt/keyrings/{request.keyring.stem}.gpg"
@@ -152,13 +136,3 @@ def read_tail(path: Path) -> list[str]:
 
 def _inside(target: Path, path: Path) -> Path:
     return target / path.relative_to(path.anchor)
-
-
-def _remove(path: Path, *, root: Path) -> None:
-    # A tree from a mirror that somebody else runs may hold a link where Debian has a directory.
-    if path.parent.resolve() != root.resolve() / path.parent.relative_to(root):
-        raise CommandFailed(f"{path.parent} leads out of the new tree")
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections import deque
 from pathlib import Path
 
 from machines.host import run
 from machines.host.bootstrap import debian
 from machines.host.bootstrap.causes import explain
+from machines.host.bootstrap.debian import SCRIPTS
+from machines.host.bootstrap.follow import follow
 from machines.host.bootstrap.progress import DebootstrapProgress
 from machines.host.interfaces import BootstrapRequest, Progress
-
-SCRIPTS = Path("/usr/share/debootstrap/scripts")
 
 _NEWEST_SCRIPT = {"debian": "sid", "ubuntu": "gutsy"}
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "i686": "i386"}
@@ -37,22 +36,15 @@ class Debootstrap:
         Raises CommandFailed naming the cause, and what debian.check and debian.archive_keyring raise.
         """
         debian.check(request)
-        tail: deque[str] = deque(maxlen=debian.TAIL)
-        parser = DebootstrapProgress()
-
-        def on_line(line: str) -> None:
-            tail.append(line)
-            if stage := parser.feed(line):
-                progress(*stage)
-
-        done = False
+        debian.check_mirror(request, known=(SCRIPTS / request.suite).exists())
+        status, tail = 1, list[str]()
         try:
             with debian.readable_keyring(debian.archive_keyring(request)) as keyring:
-                done = await run.stream(command(request, keyring), on_line=on_line, log=request.log) == 0
+                status, tail = await follow(command(request, keyring), DebootstrapProgress(), request, progress)
         finally:
-            if not done:
+            if status != 0:
                 _keep_log(request)
-        if not done:
+        if status != 0:
             inner = debian.read_tail(_inner_log(request))
             raise explain([*inner, *tail], request, tool=self.name)
         debian.finish(request)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from pathlib import Path
 
 from machines.host import run
 from machines.host.bootstrap import debian
 from machines.host.bootstrap.causes import explain
+from machines.host.bootstrap.follow import follow
 from machines.host.bootstrap.progress import AptProgress
 from machines.host.interfaces import BootstrapRequest, Progress
 
@@ -30,16 +30,9 @@ class Mmdebstrap:
         Raises CommandFailed naming the cause, and what debian.check and debian.archive_keyring raise.
         """
         debian.check(request)
-        tail: deque[str] = deque(maxlen=debian.TAIL)
-        parser = AptProgress()
-
-        def on_line(line: str) -> None:
-            tail.append(line)
-            if stage := parser.feed(line):
-                progress(*stage)
-
+        debian.check_mirror(request, known=knows_ubuntu(request.suite))
         with debian.readable_keyring(debian.archive_keyring(request)) as keyring:
-            status = await run.stream(command(request, keyring), on_line=on_line, log=request.log)
+            status, tail = await follow(command(request, keyring), AptProgress(), request, progress)
         if status != 0:
             raise explain(tail, request, tool=self.name)
         debian.finish(request)
@@ -67,3 +60,14 @@ def command(request: BootstrapRequest, keyring: Path) -> list[str]:
         # With file: apt leaves the packages where they are: outside the chroot that installs them.
         argv.append(re.sub(r"^file:/+", "copy:///", request.mirror))
     return argv
+
+
+def knows_ubuntu(suite: str, *, suites: Path = debian.UBUNTU_SUITES, scripts: Path = debian.SCRIPTS) -> bool:
+    """Tell whether mmdebstrap knows a mirror of a suite of Ubuntu: from distro-info-data, or debootstrap's scripts."""
+    try:
+        # version,codename,series,created,...
+        listed = {line.split(",")[2] for line in suites.read_text().splitlines() if line.count(",") > 2}
+    except FileNotFoundError:
+        listed = set()
+    script = scripts / suite
+    return suite in listed or (script.is_symlink() and script.readlink().name == "gutsy")

@@ -90,3 +90,65 @@ class DebootstrapProgress:
         self._seen[stage].add(package)
         done = len(self._seen[stage])
         return Stage(stage, done, None if not total or done > total else total)
+
+
+class PacmanProgress:
+    """Follows what pacman(8) prints where it has no terminal: a line per package and kind of work."""
+
+    _HEADINGS = (
+        (":: Synchronizing package databases", "reading package lists"),
+        ("resolving dependencies", "resolving dependencies"),
+        ("checking ", "checking packages"),
+        (":: Running post-transaction hooks", "configuring"),
+    )
+    _TOTAL = re.compile(r"Packages? \((\d+)\)")
+    _FETCHED = re.compile(r"\s*\S+ downloading\.\.\.$")
+    _INSTALLED = re.compile(r"installing \S+?\.\.\.$")
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+        self._fetched = 0
+        self._installed = 0
+
+    def feed(self, line: str) -> Stage | None:
+        """Take one line and give where it says the tool is, or None if it says nothing about that."""
+        if found := self._TOTAL.match(line):
+            self._total = int(found[1])
+            return Stage("fetching", 0, self._total)
+        if self._INSTALLED.match(line):
+            self._installed += 1
+            return Stage("installing", self._installed, self._total)
+        # Before the total these are the databases; a signature is a download of its own.
+        if self._total and self._FETCHED.match(line):
+            self._fetched = min(self._fetched + 1, self._total)
+            return Stage("fetching", self._fetched, self._total)
+        for start, name in self._HEADINGS:
+            if line.startswith(start):
+                return Stage(name, 0, None)
+        return None
+
+
+class DnfProgress:
+    """Follows dnf(8) and dnf5(8), which count their packages in brackets or at the end of the line."""
+
+    _HEADINGS = (
+        ("Updating and loading repositories", "reading package lists"),
+        ("Dependencies resolved", "resolving dependencies"),
+        ("Running transaction check", "checking packages"),
+    )
+    _COUNTED = (
+        (re.compile(r"\((\d+)/(\d+)\): "), "fetching"),
+        (re.compile(r"\s*Installing\s+: \S+\s+(\d+)/(\d+)"), "installing"),
+        (re.compile(r"\[ *(\d+)/(\d+)\] Installing "), "installing"),
+        (re.compile(r"\[ *(\d+)/(\d+)\] \S+:\S+ +100% "), "fetching"),
+    )
+
+    def feed(self, line: str) -> Stage | None:
+        """Take one line and give where it says the tool is, or None if it says nothing about that."""
+        for start, name in self._HEADINGS:
+            if line.startswith(start):
+                return Stage(name, 0, None)
+        for pattern, name in self._COUNTED:
+            if found := pattern.match(line):
+                return Stage(name, int(found[1]), int(found[2]))
+        return None
