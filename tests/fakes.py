@@ -6,12 +6,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from machines.errors import CommandFailed, Conflict, MachctlError
-from machines.host.interfaces import BootstrapRequest, Progress
+from machines.errors import CommandFailed, Conflict, MachctlError, NotFound
+from machines.host.interfaces import Progress, SourceRequest
+from machines.model.base import Base, Payload
 from machines.model.observed import Link
 from machines.model.tree import Tree
 from machines.render import paths
@@ -26,6 +30,7 @@ class FakeFiles:
         self.texts: dict[str, str] = {}
         self.held: set[str] = set()
         self.refused: set[str] = set()
+        self.alive: set[str] = set()
 
     def read_files(self, patterns: Iterable[str]) -> dict[str, str]:
         return {
@@ -53,50 +58,241 @@ class FakeFiles:
         finally:
             self.held.discard(name)
 
+    def fleet_lock(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return self.wait_lock("fleet")
+
     @contextlib.asynccontextmanager
-    async def fleet_lock(self) -> AsyncIterator[None]:
-        while "fleet" in self.held:
+    async def wait_lock(self, name: str) -> AsyncIterator[None]:
+        while name in self.held:
             await asyncio.sleep(0)
-        self.held.add("fleet")
+        self.held.add(name)
         try:
             yield
         finally:
-            self.held.discard("fleet")
+            self.held.discard(name)
 
     def is_locked(self, name: str) -> bool:
         return name in self.held
 
+    def is_alive(self, process: str) -> bool:
+        return process in self.alive
+
+    def this_process(self) -> str:
+        return "1.1"
+
     def abandoned(self) -> list[str]:
         return []
 
+    def abandoned_directories(self) -> list[str]:
+        return []
+
+
+class FakeGuests:
+    """machines.host.interfaces.Guests: all trees are one mapping of paths, and have the files they are given."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.modes: dict[str, int] = {}
+        self.copied: list[str] = []
+
+    def exists(self, root: str, path: str) -> bool:
+        return root + path in self.texts
+
+    def read_file(self, root: str, path: str) -> str | None:
+        return self.texts.get(root + path)
+
+    def write_file(self, root: str, path: str, text: str, *, mode: int = 0o644) -> None:
+        self.texts[root + path] = text
+        self.modes[root + path] = mode
+
+    def link(self, root: str, path: str, target: str) -> None:
+        self.texts[root + path] = f"-> {target}"
+
+    def remove_file(self, root: str, path: str) -> None:
+        self.texts.pop(root + path, None)
+
+    def list_directory(self, root: str, path: str) -> list[str]:
+        inside = f"{root}{path}/"
+        return sorted({name[len(inside) :].split("/")[0] for name in self.texts if name.startswith(inside)})
+
+    def remove_tree(self, root: str, path: str) -> None:
+        whole = root + path
+        self.texts = {name: text for name, text in self.texts.items() if not f"{name}/".startswith(f"{whole}/")}
+
+    def copy_directories(self, root: str, other: str, path: str) -> None:
+        self.copied.append(path)
+
+    def move(self, root: str, other: str, *, keep: bool = False) -> None:
+        """Let what is in one tree be in another."""
+        for name in [name for name in self.texts if name.startswith(f"{root}/")]:
+            self.texts[other + name[len(root) :]] = self.texts[name] if keep else self.texts.pop(name)
+
+
+class FakeStorage:
+    """machines.host.interfaces.Storage: bases are values and empty directories, ``layers`` and ``limits`` by name."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.driver = "copy"
+        self.known: dict[str, Base] = {}
+        self.layer_names: set[str] = set()
+        self.mounted: set[str] = set()
+        self.limits: dict[str, int | None] = {}
+        # Tests have a directory of their own for these (tempfile.tempdir).
+        self.room = tempfile.mkdtemp()
+        self.snapshots: dict[str, dict[str, Any]] = {}
+        self.half_layers: dict[str, str] = {}
+
+    def choose(self, preference: str) -> str:
+        return self.driver if preference == "auto" else preference
+
+    def bases(self) -> dict[str, Base]:
+        return dict(self.known)
+
+    def base_path(self, base: Base) -> str:
+        return f"{self.room}/{base.id}/tree"
+
+    def stage_base(self, base: str) -> str:
+        path = f"{self.room}/.new-{base}"
+        Path(path, "tree").mkdir(parents=True)
+        return path
+
+    def finish_base(self, base: Base) -> None:
+        staged, path = f"{self.room}/.new-{base.id}", f"{self.room}/{base.id}"
+        Path(staged).rename(path)
+        self.host.guests.move(staged, path)
+        self.known[base.id] = base
+
+    def rename_base(self, base: Base, name: str) -> None:
+        self.known[base.id] = base._replace(name=name)
+
+    def remove_base(self, base: str) -> None:
+        if self.known.pop(base, None) is None:
+            raise NotFound(f"there is no base {base}")
+        self.remove_path(f"{self.room}/{base}")
+
+    def base_leftovers(self) -> dict[str, str]:
+        return {str(path): path.name[5:] for path in Path(self.room).glob(".new-*")}
+
+    def remove_path(self, path: str) -> None:
+        self.half_layers.pop(path, None)
+        if Path(path).is_dir():
+            shutil.rmtree(path)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+    def measure(self, path: str) -> tuple[int, int]:
+        return 250 * 2**20, 9000
+
+    async def copy_base(
+        self, base: Base, name: str, *, driver: str, uid: int | None, log: Path, progress: Progress
+    ) -> str:
+        self.host.call(f"copy {name}")
+        assert base.id in self.known
+        assert (uid is not None) is (driver == "overlay")
+        if driver == "overlay":
+            self.layer_names.add(name)
+            return paths.layer(name)
+        self.host.staged.add(name)
+        target = str(self.host.pool.staging_path(name))
+        self.host.guests.move(self.base_path(base), target, keep=True)
+        return target
+
+    def place(self, name: str, driver: str) -> None:
+        if name in self.host.placed:
+            raise Conflict(f"{POOL}/{name} has appeared in the meantime")
+        kind = {"btrfs": "subvolume", "overlay": "overlay"}.get(driver, "directory")
+        staged = paths.layer(name) if driver == "overlay" else str(self.host.pool.staging_path(name))
+        if driver == "overlay":
+            self.mounted.add(name)
+        self.host.guests.move(staged, f"{POOL}/{name}")
+        self.host.staged.discard(name)
+        self.host.placed[name] = Tree(name, f"{POOL}/{name}", kind)
+
+    def layers(self) -> list[str]:
+        return sorted(self.layer_names)
+
+    def remove_layer(self, name: str) -> None:
+        if name in self.mounted:
+            raise Conflict(f"{POOL}/{name} is mounted")
+        self.layer_names.discard(name)
+
+    def all_snapshots(self) -> dict[str, dict[str, Any]]:
+        return dict(self.snapshots)
+
+    def remove_snapshots(self, machine: str) -> None:
+        self.snapshots.pop(machine, None)
+
+    def snapshot_leftovers(self) -> dict[str, str]:
+        return {}
+
+    def restored_leftovers(self) -> dict[str, str]:
+        return {}
+
+    def pool_leftovers(self) -> list[str]:
+        return []
+
+    def layer_leftovers(self) -> dict[str, str]:
+        return dict(self.half_layers)
+
+    def unmount(self, name: str) -> None:
+        self.mounted.discard(name)
+
+    def limit(self, path: str) -> int | None:
+        return self.limits.get(path)
+
+    def set_limit(self, path: str, size: int | None) -> None:
+        self.limits[path] = size
+
+    def forget_limit(self, path: str) -> None:
+        self.limits.pop(path, None)
+
+
+class FakeSource:
+    """machines.host.interfaces.SourceMaker; each has the same state until somebody gives it another ``identities``."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.identities: dict[str, dict[str, object] | None] = {}
+        self.payload: Payload | None = None
+        self.fails = False
+        self.requests: list[SourceRequest] = []
+
+    def identity(self, request: SourceRequest) -> dict[str, object] | None:
+        return self.identities.get(str(request.source), {})
+
+    async def make(self, request: SourceRequest, progress: Progress) -> Payload | None:
+        self.requests.append(request)
+        self.host.call(f"make {request.source}")
+        await asyncio.sleep(0)
+        if self.fails:
+            raise CommandFailed("no space left in the tree", hint="make room")
+        return self.payload
+
 
 class FakeHost:
-    """machines.host.interfaces.Host; ``done`` says what was asked of systemd and the kernel, in order."""
+    """machines.host.interfaces.Host; ``done`` says what was asked of systemd, the kernel and tools, in order."""
 
-    def __init__(self, *, bootstrap_fails: bool = False, failing: Iterable[str] = ()) -> None:
+    def __init__(self, *, source_fails: bool = False, failing: Iterable[str] = ()) -> None:
         self.done: list[str] = []
-        self.bootstrap_fails = bootstrap_fails
         self.failing = set(failing)
         self.placed: dict[str, Tree] = {}
         self.staged: set[str] = set()
         self.bridges: dict[str, Link] = {}
         self.active: set[str] = {"systemd-networkd.service"}
+        self.loaded: set[str] = set()
         self.nat = ""
         self.files = FakeFiles()
-        self.guests: Any = SimpleNamespace(
-            read_file=lambda root, path: None,
-            write_file=lambda root, path, text, mode=0o644: None,
-            link=lambda root, path, target: None,
-            remove_file=lambda root, path: None,
-        )
+        self.guests: Any = FakeGuests()
+        self.maker = FakeSource(self)
+        self.maker.fails = source_fails
+        self.storage: Any = FakeStorage(self)
         self.pool: Any = SimpleNamespace(
             trees=lambda: dict(self.placed),
             leftovers=lambda: {self.pool.staging_path(name): name for name in self.staged},
             free_bytes=lambda: 10**12,
             filesystem=lambda: "ext4",
             staging_path=lambda name: f"{POOL}/.#machctl-new-{name}",
-            make_empty=self._stage,
-            place=self._place,
             remove=lambda path: self.placed.pop(path.rsplit("/", 1)[1]),
             remove_path=lambda path: self.staged.discard(path.removeprefix(self.pool.staging_path(""))),
         )
@@ -111,19 +307,26 @@ class FakeHost:
             enabled_machines=lambda: {},
             journal_links=lambda trees: {},
             limits=lambda unit: None,
+            frozen_machines=lambda: {},
         )
         self.links: Any = SimpleNamespace(remove_link=lambda name: self.bridges.pop(name, None))
         self.tools: Any = SimpleNamespace(which=lambda tool: f"/usr/bin/{tool}", run=self._run)
         self.units: Any = SimpleNamespace(
-            states=lambda patterns: dict.fromkeys(self.active, "active"),
+            states=lambda patterns: {
+                **dict.fromkeys(self.loaded, "inactive"),
+                **dict.fromkeys(self.active, "active"),
+            },
             needs_reload=lambda unit: False,
-            reload=lambda: self._call("reload systemd"),
-            reload_networkd=lambda: self._call("reload networkd"),
-            enable=lambda units: self._call(f"enable {units[0]}"),
-            disable=lambda units: self._call(f"disable {units[0]}"),
+            reload=lambda: self.call("reload systemd"),
+            reload_networkd=lambda: self.call("reload networkd"),
+            enable=lambda units: self.call(f"enable {units[0]}"),
+            disable=lambda units: self.call(f"disable {units[0]}"),
+            thaw=lambda unit: self.call(f"thaw {unit}"),
         )
         self.jobs: Any = SimpleNamespace(start=self._job("start"), stop=self._job("stop"), restart=self._job("restart"))
         self.machines: Any = None
+        self.archives: Any = None
+        self.contents: Any = None
 
     def booted(self) -> bool:
         return True
@@ -138,35 +341,21 @@ class FakeHost:
         return ()
 
     def os_release(self, *, leader: int | None, tree: str | None) -> dict[str, str]:
-        return {}
+        return {"ID": "debian", "VERSION_ID": "13"}
 
-    def bootstrapper(self, preference: str) -> FakeHost:
-        return self
+    def source(self, kind: str) -> FakeSource:
+        return self.maker
 
-    name = "fake"
-
-    def missing_tools(self) -> tuple[str, ...]:
-        return ()
-
-    async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
-        self._call(f"bootstrap {request.target.name.rsplit('-', 1)[1]}")
-        if self.bootstrap_fails:
-            raise CommandFailed("no space left in the tree", hint="make room")
-
-    def _stage(self, name: str) -> str:
-        self.staged.add(name)
-        return str(self.pool.staging_path(name))
-
-    def _place(self, name: str) -> None:
-        if name in self.placed:
-            raise Conflict(f"{POOL}/{name} has appeared in the meantime")
-        self.staged.discard(name)
-        self.placed[name] = Tree(name, f"{POOL}/{name}")
+    def call(self, what: str) -> None:
+        """Note that something was asked for, and fail where that was wanted."""
+        self.done.append(what)
+        if what in self.failing:
+            raise MachctlError(f"{what} failed")
 
     def _run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Any:
         if argv[0] == "nft" and "list" in argv:
             return SimpleNamespace(returncode=0 if self.nat else 1, stdout=self.nat, stderr="")
-        self._call(" ".join(argv[:2]))
+        self.call(" ".join(argv[:2]))
         if argv[:2] == ["nft", "-f"]:
             # Text on stdin drops the table, a file loads it with all that lies in its folder.
             loaded = self.files.read_files([f"{paths.NAT_DIRECTORY}/*.nft"])
@@ -175,15 +364,10 @@ class FakeHost:
 
     def _job(self, verb: str) -> Any:
         async def job(unit: str) -> None:
-            self._call(f"{verb} {unit}")
+            self.call(f"{verb} {unit}")
             (self.active.discard if verb == "stop" else self.active.add)(unit)
             if verb == "start" and unit.startswith("machctl-bridge@"):
                 bridge = unit.removeprefix("machctl-bridge@").removesuffix(".service")
                 self.bridges[bridge] = Link(bridge, "bridge")
 
         return job
-
-    def _call(self, what: str) -> None:
-        self.done.append(what)
-        if what in self.failing:
-            raise MachctlError(f"{what} failed")

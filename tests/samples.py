@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from machines.declare.write import write_machine
+from machines.model.base import Base, Payload
 from machines.model.machine import Machine
-from machines.model.names import bridge_unit
+from machines.model.names import bridge_unit, machine_unit
 from machines.model.network import Network
-from machines.model.observed import Host, Link, Record, Tree
+from machines.model.observed import Host, Link, Record
 from machines.model.source import Source
+from machines.model.tree import Tree
 from machines.plan.check import TOOLS
 from machines.plan.place import place
 from machines.plan.steps import Plan, Step
@@ -24,6 +26,8 @@ TRIXIE = Source("debian", "trixie")
 SUBNET = ipaddress.IPv4Network("10.64.7.0/24")
 NETWORK = Network("br0", SUBNET)
 BRIDGE = Link("br0", "bridge")
+BASE = Base("0123456789ab-1", "0123456789ab", "debian:trixie", created=1.0, size=250 * 2**20, files=9000)
+PAYLOAD = Payload(("/bin/server", "--name", 'the "best" one'), ("PATH=/bin", "MOTTO=a b"), "www", "/srv")
 
 
 def machine(name: str = "web", **values: Any) -> Machine:
@@ -53,11 +57,14 @@ def empty_host(**values: Any) -> Host:
     )
 
 
-def host_with(*machines: Machine, **values: Any) -> Host:
-    """A host on which ``machines`` are just as declared, on a br0 that machctl made."""
+def host_with(*machines: Machine, driver: str = "copy", payload: Payload | None = None, **values: Any) -> Host:
+    """A host on which ``machines`` are just as declared, on a br0 that machctl made, and systemd has looked at them.
+
+    ``driver`` keeps their trees, ``payload`` is what runs in them in place of an init.
+    """
     host = empty_host(networks={"br0": SUBNET}, links={"br0": BRIDGE}, active=frozenset({bridge_unit("br0")}))
     for each in machines:
-        placement = place(each, host)
+        placement = place(each, dataclasses.replace(host, storage={each.storage: driver}), payload=payload)
         files = {each.origin: write_machine(each)} | render_machine(each, placement)
         for network in placement.networks.values():
             files |= render_bridge(network, networkd=host.networkd, dns=host.dns)
@@ -66,17 +73,25 @@ def host_with(*machines: Machine, **values: Any) -> Host:
             dict(placement.addresses),
             ports=tuple(sorted(map(str, each.publish))),
             foreign=tuple(bridge for bridge in each.bridges if bridge not in placement.networks),
+            storage=placement.storage,
+            base=BASE.id,
+            uid=placement.uid,
+            payload=payload,
+            disk=each.disk,
         )
+        kind = {"btrfs": "subvolume", "overlay": "overlay"}.get(placement.storage, "directory")
         host = dataclasses.replace(
             host,
             files={**host.files, **files},
-            trees={**host.trees, each.name: Tree(each.name, f"/var/lib/machines/{each.name}")},
+            trees={**host.trees, each.name: Tree(each.name, f"/var/lib/machines/{each.name}", kind)},
             guest_files={
                 **host.guest_files,
                 **{(each.name, path): text for path, text in render_guest(each, placement).items()},
             },
             records={**host.records, each.name: record},
             enabled={**host.enabled, **({each.name: True} if each.autostart else {})},
+            loaded=host.loaded | {machine_unit(each.name)},
+            disks={**host.disks, **({each.name: each.disk} if each.disk is not None else {})},
         )
     return dataclasses.replace(host, **{"nat": nat_table(host.files), **values})
 

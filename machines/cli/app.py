@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 # typer before 0.17 imports all of rich (30 ms) where that is installed, though nothing here asks it to draw.
@@ -36,6 +38,17 @@ VERBS = {
     "cat": ("look", "Show the files that were rendered for a machine"),
     "set": ("change", "Change limits of a machine, now and for good"),
     "rm": ("change", "Remove machines with all that was made for them"),
+    "clone": ("copies", "Copy a machine; the copy has an identity of its own"),
+    "rename": ("copies", "Call a machine by another name"),
+    "snapshot": ("snapshot", "Keep how machines are: create, ls, rm, diff"),
+    "restore": ("copies", "Let a machine be what it was"),
+    "diff": ("copies", "Show what changed in a machine"),
+    "run": ("run", "Run a command in a machine that is gone when it ends"),
+    "cp": ("copy", "Copy files into a machine or out of it"),
+    "export": ("transfer", "Write a machine into an archive"),
+    "import": ("transfer", "Make a machine of an archive"),
+    "image": ("image", "Manage what machines are made of: ls, show, pull, build, rm, prune, refresh, import, export"),
+    "pool": ("pool", "Make a pool that can take snapshots: create"),
     "plan": ("fleet", "Show what apply would do, and why"),
     "apply": ("fleet", "Make the host what is declared"),
     "gc": ("fleet", "Clean up after interrupted runs"),
@@ -55,6 +68,9 @@ ALIASES = {
     "kill": "terminate",
 }
 HIDDEN = {"bridge"}
+GROUPS = {"snapshot", "image", "pool"}
+# Verbs whose functions would otherwise be called like something of Python's.
+_SUFFIXED = {"list", "set", "exec", "import", "run"}
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -68,15 +84,34 @@ class LazyGroup(typer.core.TyperGroup):
         if verb not in VERBS:
             return None
         module = import_module(f"machines.cli.verbs.{VERBS[verb][0]}")
-        function = getattr(module, verb.replace("-", "_") + ("_" if verb in {"list", "set", "exec"} else ""))
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(verb, context_settings=getattr(function, "context_settings", None))(function)
-        return typer.main.get_command(single)
+        if verb in GROUPS:
+            return _group(verb, module)
+        return _command(verb, getattr(module, verb.replace("-", "_") + ("_" if verb in _SUFFIXED else "")))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click's own asks every command for its help, which would import them all.
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, VERBS[verb][1]) for verb in self.list_commands(ctx)])
+
+
+def _command(verb: str, function: Callable[..., object]) -> click.Command:
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(verb, context_settings=getattr(function, "context_settings", None))(function)
+    return typer.main.get_command(single)
+
+
+def _group(verb: str, module: ModuleType) -> click.Group:
+    """Give a verb that has verbs of its own: module.VERBS, and what else they are called in module.ALIASES."""
+
+    class Group(click.Group):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            own = module.ALIASES.get(cmd_name, cmd_name)
+            return _command(own, module.VERBS[own]) if own in module.VERBS else None
+
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return list(module.VERBS)
+
+    return Group(verb, help=VERBS[verb][1].split(":")[0], no_args_is_help=True)
 
 
 def run() -> int:
@@ -111,7 +146,7 @@ def _app() -> typer.Typer:
 def _globals(
     context: typer.Context,
     json: bool = typer.Option(False, "--json", help="Print JSON."),
-    output: str = typer.Option("", "--output", "-o", metavar="FORMAT", help="table, json, yaml, csv or name."),
+    output: str = typer.Option("", "--output", "-o", metavar="FORMAT", help="table, wide, json, yaml, csv or name."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but the answer and errors."),
     verbose: bool = typer.Option(False, "--verbose", help="Say every step."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan and do nothing."),

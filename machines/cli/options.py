@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from machines.errors import InvalidValue
 
-FORMATS = ("table", "json", "yaml", "csv", "name")
+FORMATS = ("table", "wide", "json", "yaml", "csv", "name")
 _FLAGS = {"--json", "--quiet", "-q", "--verbose", "--dry-run", "--yes", "-y", "--no-legend", "--debug"}
 _VALUED = {"--output", "-o", "--timeout", "--color"}
 # Behind the machine's name the words of these belong to the guest.
-_PASSING = {"exec", "shell"}
+_PASSING = {"exec", "shell", "run"}
 
 
 class Options(NamedTuple):

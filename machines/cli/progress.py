@@ -9,9 +9,10 @@ import time
 
 from machines.cli.options import Options
 from machines.operations.reporter import Reporter
-from machines.plan.steps import MakeTree, Step
+from machines.plan.steps import MakeBase, Step
 
 _REDRAW_SECONDS = 0.1
+_OF_PACKAGES = {"fetching", "unpacking", "configuring", "installing"}
 
 
 class Progress(Reporter):
@@ -26,14 +27,14 @@ class Progress(Reporter):
         self._started = time.monotonic()
 
     def step(self, step: Step) -> None:
-        if self.options.verbose or (isinstance(step, MakeTree) and not self.options.quiet and not self.bar):
+        if self.options.verbose or (isinstance(step, MakeBase) and not self.options.quiet and not self.bar):
             self._line(f"{step.machine + ': ' if step.machine else ''}{step} ({step.reason})")
 
     def progress(self, machine: str, stage: str, done: int, total: int | None) -> None:
         if self.options.quiet:
             return
         if not self.bar:
-            line = f"{machine}: {stage}" + (f" {total} packages" if total else "")
+            line = f"{machine}: {stage}" + (f" {total} packages" if total and stage in _OF_PACKAGES else "")
             # dpkg goes back and forth between unpacking and configuring; that is no news.
             if line not in self._said:
                 self._said.add(line)

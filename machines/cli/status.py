@@ -35,11 +35,19 @@ def _block(machine: Mapping[str, object], options: Options) -> str:
         "Leader": machine["leader"],
         "Unit": machine["unit"],
         "Tree": machine["tree"],
+        "Storage": _storage(machine),
+        "Disk": _memory(machine.get("disk"), machine.get("disk_max")),
+        "Snapshots": ", ".join(_list(machine.get("snapshots"))),
         "At boot": "started" if machine["autostart"] else "not started",
         "Declared": declaration["file"] if isinstance(declaration, dict) else "no",
     }
     lines += [f"  {key + ':':<11}{value}" for key, value in values.items() if value not in {None, "", 0}]
     return "\n".join(lines)
+
+
+def _storage(machine: Mapping[str, object]) -> str:
+    base = machine.get("base")
+    return f"{machine.get('storage') or ''}" + (f", of base {base}" if base else "")
 
 
 def _list(value: object) -> list[str]:

@@ -14,6 +14,7 @@ from machines.host.storage import pool
 if TYPE_CHECKING:
     from machines.host import interfaces
     from machines.host.bus.systemd1 import SystemdManager
+    from machines.model.difference import Contents
     from machines.model.limits import Limits
 
 
@@ -23,6 +24,20 @@ class RealHost:
     files: interfaces.Files = files
     guests: interfaces.Guests = guest
     pool: interfaces.Pool = pool
+
+    @cached_property
+    def storage(self) -> interfaces.Storage:
+        """Bases, layers and drivers."""
+        from machines.host import storage
+
+        return cast("interfaces.Storage", storage)
+
+    @cached_property
+    def archives(self) -> interfaces.Archives:
+        """Machines in archives."""
+        from machines.host import archives
+
+        return archives
 
     @cached_property
     def facts(self) -> interfaces.Facts:
@@ -91,11 +106,17 @@ class RealHost:
         root = f"/proc/{leader}/root" if leader is not None else tree
         return os_release(root) if root else {}
 
-    def bootstrapper(self, preference: str) -> interfaces.Bootstrapper:
-        """Give the bootstrapper to use."""
-        from machines.host.bootstrap.registry import choose
+    def contents(self, root: str, *, shift: int) -> Contents:
+        """Give what is in a tree, as far as it is compared."""
+        from machines.host.contents import read_contents
 
-        return choose(preference)
+        return read_contents(root, shift=shift)
+
+    def source(self, kind: str) -> interfaces.SourceMaker:
+        """Give what makes trees of a kind of source."""
+        from machines.host.sources.registry import source_maker
+
+        return source_maker(kind)
 
 
 class Units:
@@ -139,6 +160,14 @@ class Units:
     def start(self, unit: str) -> str:
         """Dispatch a job that starts a unit."""
         return self._manager.start(unit)
+
+    def freeze(self, unit: str) -> None:
+        """Hold still all that a unit runs."""
+        self._manager.freeze(unit)
+
+    def thaw(self, unit: str) -> None:
+        """Undo freeze()."""
+        self._manager.thaw(unit)
 
     def enable(self, units: Sequence[str]) -> None:
         """Make units start at boot."""

@@ -69,6 +69,12 @@ def _machine(name: str, table: Table) -> Machine | None:
         mirror=mirror,
         variant=table.text("variant", values.parse_variant, "minbase"),
         bootstrapper=table.text("bootstrapper", values.parse_bootstrapper, "auto"),
+        keyring=table.text("keyring", values.parse_keyring, None),
+        checksum=table.text("checksum", values.parse_checksum, None),
+        insecure=table.flag("insecure", default=False),
+        storage=table.text("storage", values.parse_storage, "auto"),
+        disk=table.number("disk", values.parse_disk, None),
+        ephemeral=table.flag("ephemeral", default=False),
         memory=table.number("memory", values.parse_memory, None),
         cpus=table.number("cpus", values.parse_cpus, None),
         hostname=table.text("hostname", values.parse_hostname, None),
@@ -99,4 +105,27 @@ def check_machine(machine: Machine) -> list[MachctlError]:
     for what, found in (("bridge", machine.bridges), ("bind", [bind.destination for bind in machine.binds])):
         for value in sorted({value for value in found if list(found).count(value) > 1}):
             errors.append(InvalidValue(f"{what} {value} of {machine.name} is given twice", hint="leave one out"))
+    errors += _check_source(machine)
+    return errors
+
+
+def _check_source(machine: Machine) -> list[MachctlError]:
+    """Give what is asked of a source that it does not have."""
+    source, errors = machine.source, list[MachctlError]()
+    if source.remote and not (machine.checksum or machine.insecure):
+        errors.append(
+            InvalidValue(
+                f"nothing says what {source} has to be",
+                hint="give its --checksum sha256:DIGITS, or take whatever comes with --insecure",
+            )
+        )
+    if machine.checksum and source.kind not in {"tar", "raw"}:
+        errors.append(InvalidValue(f"{source} has no checksum", hint="only tar: and raw: take one"))
+    if not source.bootstrapped:
+        given = {"packages": machine.packages, "a mirror": machine.mirror, "a keyring": machine.keyring}
+        errors += [
+            InvalidValue(f"{source} takes no {what.removeprefix('a ')}: it is copied as it is", hint="leave that out")
+            for what, value in given.items()
+            if value
+        ]
     return errors

@@ -12,8 +12,10 @@ from machines.model.machine import Bind, Publish
 from machines.model.names import is_machine_name
 
 MEMORY_MIN = 16 * 1024 * 1024
+DISK_MIN = 256 * 1024 * 1024
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?")
+# Fedora's names have capitals and underscores, Arch's an @ here and there.
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._@-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?")
 
 
 def parse_memory(text: str) -> int:
@@ -21,17 +23,22 @@ def parse_memory(text: str) -> int:
 
     Raises InvalidValue; less than 16 MiB is refused, as no system boots in it.
     """
-    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,9})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise InvalidValue(f"{text!r} is not an amount of memory", hint="write a number and a unit: 512M, 2G")
-    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    size = _size(text, "memory")
     if size < MEMORY_MIN:
         raise InvalidValue(
             f"memory {text!r} is {size} bytes; a machine needs at least 16M",
             hint="write the unit too: 512M, 2G",
         )
+    return size
+
+
+def _size(text: str, what: str) -> int:
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,9})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise InvalidValue(f"{text!r} is not an amount of {what}", hint="write a number and a unit: 512M, 2G")
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
     if size >= 2**63:
-        raise InvalidValue(f"memory {text!r} is more than any host has", hint="512M, 2G")
+        raise InvalidValue(f"{what} {text!r} is more than any host has", hint="512M, 2G")
     return size
 
 
@@ -106,7 +113,7 @@ def parse_bind(text: str) -> Bind:
 def parse_package(text: str) -> str:
     """Read a package name as apt takes it (deb-control(5)). Raises InvalidValue."""
     if not _PACKAGE.fullmatch(text):
-        raise InvalidValue(f"{text!r} is not a package name", hint="use Debian's names, as in nginx-light")
+        raise InvalidValue(f"{text!r} is not a package name", hint="use the distribution's names, as in nginx-light")
     return text
 
 
@@ -146,9 +153,41 @@ def parse_ssh_key(text: str) -> str:
 
 def parse_bootstrapper(text: str) -> str:
     """Read the name of a bootstrapper. Raises InvalidValue."""
-    known = ("auto", "debootstrap", "mmdebstrap")
+    known = ("auto", "debootstrap", "mmdebstrap", "pacstrap", "dnf")
     if text not in known:
         raise InvalidValue(f"{text!r} is not a bootstrapper", hint=f"use one of {', '.join(known)}")
+    return text
+
+
+def parse_storage(text: str) -> str:
+    """Read the name of a storage driver. Raises InvalidValue."""
+    known = ("auto", "btrfs", "overlay", "reflink", "copy")
+    if text not in known:
+        raise InvalidValue(f"{text!r} is not a storage driver", hint=f"use one of {', '.join(known)}")
+    return text
+
+
+def parse_disk(text: str) -> int:
+    """Read an amount of disk such as ``10G`` in bytes (powers of 1024). Raises InvalidValue."""
+    size = _size(text, "disk")
+    if size < DISK_MIN:
+        raise InvalidValue(f"disk {text!r} is {size} bytes; a tree needs at least 256M", hint="write the unit too: 10G")
+    return size
+
+
+def parse_checksum(text: str) -> str:
+    """Read ``sha256:HEX``, ``sha512:HEX`` or the bare digits. Raises InvalidValue."""
+    kind, _, digits = text.strip().lower().rpartition(":")
+    kind = kind or {64: "sha256", 128: "sha512"}.get(len(digits), "")
+    if {"sha256": 64, "sha512": 128}.get(kind) != len(digits) or not re.fullmatch(r"[0-9a-f]+", digits):
+        raise InvalidValue(f"{text!r} is not a checksum", hint="write sha256: and its 64 digits: sha256sum FILE")
+    return f"{kind}:{digits}"
+
+
+def parse_keyring(text: str) -> str:
+    """Read the path of a keyring file. Raises InvalidValue."""
+    if not text.startswith("/") or not text.isprintable():
+        raise InvalidValue(f"keyring {text!r} is not an absolute path", hint="as in /usr/share/keyrings/mine.gpg")
     return text
 
 

@@ -3,26 +3,43 @@
 
 from __future__ import annotations
 
+import json
+
 from machines.declare.values import format_cpus, format_memory
 from machines.model.machine import DEFAULT_BRIDGE, Machine
 
 _KEYS = (
-    "source", "mirror", "variant", "bootstrapper", "packages", "hostname", "bridges", "publish", "binds",
-    "memory", "cpus", "ssh-keys", "autostart",
+    "source", "checksum", "insecure", "mirror", "keyring", "variant", "bootstrapper", "packages", "storage", "disk",
+    "ephemeral", "hostname", "bridges", "publish", "binds", "memory", "cpus", "ssh-keys", "autostart",
 )  # fmt: skip
+
+# What a key of TOML may be made of without quotation marks.
+_BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
 def declared_values(machine: Machine) -> dict[str, object]:
     """Give what a declaration has to say of ``machine``; what is left at its default is left out."""
     found: dict[str, object] = {"source": str(machine.source)}
+    if machine.checksum:
+        found["checksum"] = machine.checksum
+    if machine.insecure:
+        found["insecure"] = True
     if machine.mirror:
         found["mirror"] = machine.mirror
+    if machine.keyring:
+        found["keyring"] = machine.keyring
     if machine.variant != "minbase":
         found["variant"] = machine.variant
     if machine.bootstrapper != "auto":
         found["bootstrapper"] = machine.bootstrapper
     if machine.packages:
         found["packages"] = list(machine.packages)
+    if machine.storage != "auto":
+        found["storage"] = machine.storage
+    if machine.disk is not None:
+        found["disk"] = format_memory(machine.disk)
+    if machine.ephemeral:
+        found["ephemeral"] = True
     if machine.hostname:
         found["hostname"] = machine.hostname
     if machine.bridges != (DEFAULT_BRIDGE,):
@@ -48,11 +65,11 @@ def write_machine(machine: Machine, text: str = "", *, before: Machine | None = 
 
     With what the machine was ``before``, only what has changed since is written.
     """
+    if not text:
+        return _new_file(machine)
     import tomlkit
 
     document = tomlkit.parse(text)
-    if not text:
-        document.add(tomlkit.comment("Written by machctl create. Edit it as you like, then run: machctl apply"))
     machines = document.setdefault("machines", tomlkit.table(True))  # noqa: FBT003 (is_super_table has no other form)
     table = machines.setdefault(machine.name, tomlkit.table())
     wanted = declared_values(machine)
@@ -65,3 +82,18 @@ def write_machine(machine: Machine, text: str = "", *, before: Machine | None = 
         elif key not in table or table[key] != wanted[key]:
             table[key] = wanted[key]
     return tomlkit.dumps(document)
+
+
+def _new_file(machine: Machine) -> str:
+    """Give a file that declares one machine. There is nothing to keep in it, so nobody has to load tomlkit for it."""
+    wanted = declared_values(machine)
+    return (
+        "# Written by machctl create. Edit it as you like, then run: machctl apply\n\n"
+        f"[machines.{machine.name if _BARE.issuperset(machine.name) else _toml(machine.name)}]\n"
+        + "".join(f"{key} = {_toml(wanted[key])}\n" for key in _KEYS if key in wanted)
+    )
+
+
+def _toml(value: object) -> str:
+    """Give strings, numbers, booleans and lists of them as TOML: as in JSON, but for DEL (toml.io, 1.0.0)."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

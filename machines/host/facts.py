@@ -140,6 +140,16 @@ def limits(unit: str) -> Limits | None:
     return parse_limits(memory, cpu) if memory and cpu else None
 
 
+def frozen_machines() -> dict[str, str]:
+    """Give the machines that are held still, name to unit (cgroup.freeze in cgroups(7))."""
+    found = {}
+    for path in glob.glob("/sys/fs/cgroup/machine.slice/systemd-nspawn@*.service/cgroup.freeze"):
+        if (read_text(path) or "").strip() == "1":
+            unit = path.split("/")[-2]
+            found[unit.removeprefix("systemd-nspawn@").removesuffix(".service")] = unit
+    return found
+
+
 def parse_limits(memory: str, cpu: str) -> Limits:
     """Read memory.max and cpu.max (Documentation/admin-guide/cgroup-v2.rst)."""
     quota, period = cpu.split()

@@ -25,9 +25,19 @@ _PRUNED = (
     "/var/lib/machctl/machines",
     "/var/lib/machctl/nat",
     "/var/lib/machctl/networks",
+    "/var/lib/machctl/store",
+    "/var/lib/machctl/store/bases",
+    "/var/lib/machctl/store/layers",
+    "/var/lib/machctl/store/snapshots",
     "/var/log/machctl",
 )
-_WRITTEN = (*_PRUNED, "/etc/systemd/system", "/etc/systemd/system/*.service.d", "/etc/systemd/network")
+_WRITTEN = (
+    *_PRUNED,
+    "/etc/systemd/system",
+    "/etc/systemd/system/*.service.d",
+    "/etc/systemd/network",
+    "/var/lib/machctl/store/bases/*",
+)
 
 
 def read_files(patterns: Iterable[str]) -> dict[str, str]:
@@ -88,9 +98,7 @@ def remove_file(path: str) -> None:
             f"{path} cannot be removed: {error.strerror}", hint=_remedy(error, os.path.dirname(path))
         ) from error
     directory = os.path.dirname(path)
-    while (
-        directory in _PRUNED or directory.endswith(".service.d") or directory.startswith(f"{LOCK_DIRECTORY}/keyring-")
-    ):
+    while directory in _PRUNED or directory.endswith(".service.d"):
         try:
             os.rmdir(directory)
         except OSError as error:
@@ -101,17 +109,23 @@ def remove_file(path: str) -> None:
 
 
 def abandoned() -> list[str]:
-    """Give the files that killed processes left: what write_file() was writing, keyrings, locks that nobody holds."""
+    """Give the files that killed processes left: what write_file() was writing, and locks that nobody holds."""
     found = [path for path in glob.glob(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
-    for path in glob.glob(f"{LOCK_DIRECTORY}/keyring-*/*"):
-        pid = os.path.basename(os.path.dirname(path)).split("-")[1]
-        if not os.path.exists(f"/proc/{pid}"):
-            found.append(path)
     for directory in _WRITTEN:
         for path in glob.glob(f"{directory}/.#machctl-*"):
             pid = os.path.basename(path).split("-")[1]
             if not os.path.exists(f"/proc/{pid}"):
                 found.append(path)
+    return sorted(found)
+
+
+def abandoned_directories() -> list[str]:
+    """Give the directories that killed processes were bootstrapping with (machines.host.bootstrap.scratch)."""
+    found = []
+    for path in glob.glob(f"{LOCK_DIRECTORY}/*-*-*/"):
+        pid = os.path.basename(path[:-1]).split("-")[1]
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            found.append(path[:-1])
     return sorted(found)
 
 
@@ -152,11 +166,45 @@ def lock(name: str, *, what: str) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def fleet_lock() -> AsyncIterator[None]:
     """Hold the lock of the whole fleet once whoever has it is done with it; being cancelled ends the waiting."""
-    import asyncio
-
     _make_directory(LOCK_DIRECTORY)
     # The directory itself is what is locked: it needs no file that somebody would have to remove.
-    fd = os.open(LOCK_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = await _locked(LOCK_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.asynccontextmanager
+async def wait_lock(name: str) -> AsyncIterator[None]:
+    """Hold the lock ``name`` once whoever has it is done with it; being cancelled ends the waiting."""
+    _make_directory(LOCK_DIRECTORY)
+    path = f"{LOCK_DIRECTORY}/{name}.lock"
+    while True:
+        fd = await _locked(path, os.O_RDWR | os.O_CREAT)
+        # Whoever had it before has removed the file: a lock on a file without a name keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(fd).st_ino == os.stat(path).st_ino:
+                break
+        os.close(fd)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(fd)
+
+
+async def _locked(path: str, flags: int) -> int:
+    """Give a descriptor of ``path`` that holds its lock (flock(2)), which the caller closes."""
+    import asyncio
+
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    except BlockingIOError:
+        pass
     loop = asyncio.get_running_loop()
     held: asyncio.Future[None] = loop.create_future()
 
@@ -171,22 +219,15 @@ async def fleet_lock() -> AsyncIterator[None]:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and this process is about to
             loop.call_soon_threadsafe(got)
 
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held.set_result(None)
-    except BlockingIOError:
-        # flock(2) cannot be polled; a daemon thread that waits in it does not keep the process from ending.
-        threading.Thread(target=wait, daemon=True).start()
+    # flock(2) cannot be polled; a daemon thread that waits in it does not keep the process from ending.
+    threading.Thread(target=wait, daemon=True).start()
     try:
         await held
     except asyncio.CancelledError:
         if held.done() and not held.cancelled():
             os.close(fd)
         raise
-    try:
-        yield
-    finally:
-        os.close(fd)
+    return fd
 
 
 def is_locked(name: str) -> bool:
@@ -198,6 +239,23 @@ def is_locked(name: str) -> bool:
     return any(
         line.split()[1] == "FLOCK" and f":{inode} " in line for line in (read_text("/proc/locks") or "").splitlines()
     )
+
+
+def this_process() -> str:
+    """Give what is_alive() tells this process by."""
+    return f"{os.getpid()}.{_start_time(os.getpid())}"
+
+
+def is_alive(process: str) -> bool:
+    """Tell whether the process that this_process() gave ``process`` in still runs, and not another by its number."""
+    number, _, start = process.partition(".")
+    return number.isdigit() and _start_time(int(number)) == start
+
+
+def _start_time(process: int) -> str:
+    # starttime is the 22nd field, the 20th behind the name in parentheses (proc_pid_stat(5)).
+    text = read_text(f"/proc/{process}/stat") or ""
+    return "".join(text.rpartition(")")[2].split()[19:20]) or "-"
 
 
 def _remove_lock(path: str) -> None:

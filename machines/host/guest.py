@@ -12,6 +12,7 @@ import os
 import stat
 
 from machines.errors import MachctlError, NotFound
+from machines.host.removal import remove_directory
 
 READ_MAX = 1024 * 1024
 
@@ -65,6 +66,15 @@ def read_file(root: str, path: str) -> str | None:
         if error.errno in _NOTHING:
             return None
         raise
+
+
+def exists(root: str, path: str) -> bool:
+    """Tell whether ``path`` leads to something within the tree."""
+    try:
+        os.close(open_in_root(root, path, flags=os.O_PATH))
+    except OSError:
+        return False
+    return True
 
 
 def read_plain_file(root: str, path: str) -> str | None:
@@ -150,6 +160,67 @@ def remove_file(root: str, path: str) -> None:
         raise _in_the_way(root, directory, error) from error
     try:
         os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _in_the_way(root, path, error) from error
+    finally:
+        os.close(fd)
+
+
+def copy_directories(root: str, other: str, path: str) -> None:
+    """Make the directories above ``path`` that are missing in ``root`` as they are in the tree ``other``.
+
+    They belong to the root of ``root`` where those of ``other`` belong to its own.
+    """
+    owner, done = os.stat(root), "/"
+    for part in [part for part in os.path.dirname(path).split("/") if part]:
+        parent, done = done, os.path.join(done, part)
+        if exists(root, done):
+            continue
+        try:
+            status = os.stat(other + done, follow_symlinks=False)
+        except OSError:
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            return
+        above = open_in_root(root, parent, flags=os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.mkdir(part, dir_fd=above)
+            os.chown(part, owner.st_uid + status.st_uid, owner.st_gid + status.st_gid, dir_fd=above)
+            os.chmod(part, stat.S_IMODE(status.st_mode), dir_fd=above)
+        finally:
+            os.close(above)
+
+
+def list_directory(root: str, path: str) -> list[str]:
+    """Give the names in a directory of the tree, none where there is no such directory."""
+    try:
+        fd = open_in_root(root, path, flags=_READ | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return []
+        raise
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+
+
+def remove_tree(root: str, path: str) -> None:
+    """Remove a directory of the tree with all that is in it, following no symlink; none is fine."""
+    directory, name = os.path.split(path.rstrip("/"))
+    try:
+        fd = open_in_root(root, directory, flags=_READ | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return
+        raise _in_the_way(root, directory, error) from error
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            remove_directory(fd, name)
+        else:
+            os.unlink(name, dir_fd=fd)
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -9,11 +9,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from machines.errors import CommandFailed, MachctlError, TimedOut, Unsupported
+from machines.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from machines.model.frozen import dataclass
 from machines.model.source import Source
 
 DEFAULT_BRIDGE = "machctl0"
@@ -45,7 +44,7 @@ class Publish:
 
 @dataclass(frozen=True)
 class Machine:
-    """A declared machine. ``memory`` is in bytes, ``cpus`` in processors (1.5 is one and a half)."""
+    """A declared machine. ``memory`` and ``disk`` are in bytes, ``cpus`` in processors (1.5 is one and a half)."""
 
     name: str
     source: Source
@@ -57,6 +56,12 @@ class Machine:
     mirror: str | None = None
     variant: str = "minbase"
     bootstrapper: str = "auto"
+    keyring: str | None = None
+    checksum: str | None = None
+    insecure: bool = False
+    storage: str = "auto"
+    disk: int | None = None
+    ephemeral: bool = False
     memory: int | None = None
     cpus: float | None = None
     hostname: str | None = None

@@ -69,6 +69,20 @@ def bridge_unit(bridge: str) -> str:
     return f"machctl-bridge@{bridge}.service"
 
 
+def mount_unit(path: str) -> str:
+    """Give the unit of a mount point, as ``systemd-escape --path --suffix=mount`` does (systemd.unit(5))."""
+    words = path.strip("/")
+    escaped = "".join(
+        "-"
+        if character == "/"
+        else character
+        if character.isalnum() or character in ":_."
+        else f"\\x{ord(character):02x}"
+        for character in words
+    )
+    return f"{escaped}.mount"
+
+
 def extra_link(name: str, index: int) -> str:
     """Give the host's end of a machine's veth number ``index`` (1 and up), which VirtualEthernetExtra= lets us name."""
     import hashlib

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from machines.errors import Conflict
+from machines.model.frozen import dataclass
 
 # A machine's address is fixed and comes from the lower half; networkd's DHCP server hands out the upper one to
 # machines that others attach to the bridge.

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from machines.model.base import Base, Payload
+from machines.model.frozen import dataclass, field
 from machines.model.limits import Limits
 from machines.model.tree import Tree
 
@@ -34,7 +35,10 @@ class Record:
     """What machctl keeps of a machine.
 
     The addresses it was given, by bridge; the ports of the host it claimed; the bridges it is on that others make,
-    which may be away for a moment; and what was declared of its tree when that was made.
+    which may be away for a moment; and what was declared of its tree when that was made. How the tree is kept
+    (``storage``), the ``base`` it was copied from, the first of the 65536 ids it has for itself (``uid``, where those
+    are fixed) and what it runs where it has no init. ``intent`` says what somebody is about to do with it, so that
+    whoever finds it half done knows: "remove", "rename NEW", "throwaway".
     """
 
     name: str
@@ -42,6 +46,12 @@ class Record:
     ports: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     made: Mapping[str, object] = field(default_factory=dict)
+    storage: str = ""
+    base: str = ""
+    uid: int | None = None
+    payload: Payload | None = None
+    disk: int | None = None
+    intent: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,13 @@ class Host:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     free_bytes: int = 0
     pool: str = "/var/lib/machines"
+    pool_mounted: bool = False
     idmap_paths: frozenset[str] = frozenset()
     missing_binds: frozenset[str] = frozenset()
     records: Mapping[str, Record] = field(default_factory=dict)
     networks: Mapping[str, ipaddress.IPv4Network] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
+    storage: Mapping[str, str] = field(default_factory=dict)
+    loaded: frozenset[str] = frozenset()
+    disks: Mapping[str, int] = field(default_factory=dict)
+    snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

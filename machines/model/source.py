@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 
 from machines.errors import InvalidValue
+from machines.model.frozen import dataclass
 
 # The code names rather than their aliases are kept, so that a machine made today and one made from the same
 # declaration after the next release are the same.
@@ -20,39 +21,125 @@ DEBIAN_SUITES = {
     "testing": "forky",
     "unstable": "sid",
 }
+UBUNTU_SUITES = ("jammy", "noble", "plucky", "questing", "resolute")
+UBUNTU_LTS = "noble"
 
-PLANNED = ("ubuntu", "arch", "fedora", "tar", "raw", "oci", "dir", "image", "machine")
+BOOTSTRAPPED = ("debian", "ubuntu", "arch", "fedora")
+"""Sources that a distribution's own tool makes a tree of."""
+
+REMOTE = ("http://", "https://")
+
+FORMS = (
+    "use debian, debian:SUITE, ubuntu:SUITE, arch, fedora:N, tar:PATH|URL, raw:PATH|URL, oci:PATH|REFERENCE, dir:PATH, "
+    "image:NAME or machine:NAME, as in debian:trixie"
+)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# As the registries' grammar has it, loosely: it becomes one word of skopeo's command line and nothing else.
+_REGISTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SUFFIXES = re.compile(r"\.(?:tar|tgz|txz|tbz2?|gz|xz|zst|bz2|raw|img|oci)$")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A distribution to bootstrap: ``debian`` in one of its suites."""
+    """A ``kind`` of source and what of it: a suite, a release, a path, a URL, a name; arch has none."""
 
-    distribution: str
-    suite: str
+    kind: str
+    reference: str = ""
 
     def __str__(self) -> str:
-        return f"{self.distribution}:{self.suite}"
+        return f"{self.kind}:{self.reference}" if self.reference else self.kind
+
+    @property
+    def bootstrapped(self) -> bool:
+        """Whether a distribution's own tool makes it, signatures checked."""
+        return self.kind in BOOTSTRAPPED
+
+    @property
+    def path(self) -> str | None:
+        """The file or directory of this host that it is, if it is one."""
+        return self.reference if self.kind in {"tar", "raw", "oci", "dir"} and self.reference[:1] == "/" else None
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is fetched from a URL, which says nothing of what it gives."""
+        return self.reference.startswith(REMOTE)
+
+    def machine_name(self) -> str | None:
+        """Give the name a machine made of it has if nobody says another, None where none comes to mind."""
+        if self.bootstrapped:
+            return self.kind
+        if self.kind in {"image", "machine"}:
+            return None
+        word = self.reference.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+        if self.kind == "oci" and self.path is None:
+            word = word.split(":")[0]
+        while (shorter := _SUFFIXES.sub("", word)) != word:
+            word = shorter
+        return re.sub(r"[^a-z0-9.-]+", "-", word.lower()).strip(".-") or None
 
 
 def parse_source(text: str, *, any_suite: bool = False) -> Source:
-    """Read ``debian`` or ``debian:SUITE``; ``any_suite`` takes suites machctl has not heard of (for --mirror).
+    """Read a source; ``any_suite`` takes suites machctl has not heard of (for --mirror). Raises InvalidValue."""
+    kind, colon, reference = text.partition(":")
+    match kind:
+        case "debian":
+            return Source("debian", _debian(reference if colon else "stable", any_suite=any_suite))
+        case "ubuntu":
+            return Source("ubuntu", _ubuntu(reference if colon else UBUNTU_LTS, any_suite=any_suite))
+        case "arch" if not colon:
+            return Source("arch")
+        case "arch":
+            raise InvalidValue("Arch has no releases to choose from", hint="use arch")
+        case "fedora":
+            if not re.fullmatch(r"[1-9][0-9]{1,2}|rawhide", reference):
+                raise InvalidValue(f"{reference!r} is not a release of Fedora", hint="use fedora:N, as in fedora:42")
+            return Source("fedora", reference)
+        case "tar" | "raw" | "dir":
+            return Source(kind, _file(kind, reference))
+        case "oci":
+            return Source("oci", _file(kind, reference) if reference.startswith("/") else _registry(reference))
+        case "image" | "machine":
+            if not _IMAGE.fullmatch(reference):
+                raise InvalidValue(f"{reference!r} is not the name of a{'n' * (kind == 'image')} {kind}", hint=FORMS)
+            return Source(kind, reference)
+        case _:
+            raise InvalidValue(f"{text!r} is not a source", hint=FORMS)
 
-    Raises InvalidValue, which tells a source that is planned from one that is unknown.
-    """
-    kind, _, suite = text.partition(":")
-    if kind in PLANNED:
-        raise InvalidValue(f"source {kind!r} is not supported yet", hint="use debian or debian:SUITE")
-    if kind != "debian":
-        raise InvalidValue(f"{text!r} is not a source", hint="use debian or debian:SUITE, as in debian:trixie")
-    if text == "debian":
-        suite = "stable"
+
+def _debian(suite: str, *, any_suite: bool) -> str:
     known = DEBIAN_SUITES.get(suite)
-    if known:
-        return Source("debian", known)
-    if any_suite and suite and all(c.isalnum() or c in "-._" for c in suite) and suite[0].isalnum():
-        return Source("debian", suite)
+    if known or (any_suite and _WORD.fullmatch(suite)):
+        return known or suite
     raise InvalidValue(
         f"Debian has no suite {suite!r}",
         hint=f"use one of {', '.join(DEBIAN_SUITES)}; any other needs the --mirror that has it",
     )
+
+
+def _ubuntu(suite: str, *, any_suite: bool) -> str:
+    if suite in UBUNTU_SUITES or (any_suite and _WORD.fullmatch(suite)):
+        return suite
+    raise InvalidValue(
+        f"Ubuntu has no suite {suite!r}",
+        hint=f"use one of {', '.join(UBUNTU_SUITES)}; any other needs the --mirror that has it",
+    )
+
+
+def _file(kind: str, reference: str) -> str:
+    if kind in {"tar", "raw"} and reference.startswith(REMOTE):
+        if re.fullmatch(r"https?://[^\s\]\[<>\"'\\]+", reference):
+            return reference
+        raise InvalidValue(f"{reference!r} is not a URL", hint=FORMS)
+    if not reference.startswith("/") or not reference.isprintable() or ".." in reference.split("/"):
+        raise InvalidValue(f"{kind}: {reference!r} is not an absolute path", hint=f"as in {kind}:/srv/{kind}")
+    return reference.rstrip("/") or "/"
+
+
+def _registry(reference: str) -> str:
+    if not _REGISTRY.fullmatch(reference):
+        raise InvalidValue(
+            f"{reference!r} is neither a path nor a reference of a registry",
+            hint="as in oci:/srv/images/web or oci:docker.io/library/nginx:1.27",
+        )
+    return reference

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 
 class Tree(NamedTuple):
-    """A root tree in the pool; ``kind`` is what machined calls its type: directory, subvolume, raw."""
+    """A root tree in the pool; ``kind`` is what machined calls its type: directory, subvolume, raw;
+    overlay is a directory that a layer is mounted on."""
 
     name: str
     path: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from machines.model.frozen import dataclass
 from machines.plan.check import FREE_BYTES_MIN, TOOLS
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def examine(host: Host) -> list[Finding]:
         *_network(host),
         *_limits(host),
         _disk(host),
+        _storage(host),
         *_forwarding(host),
     ]
 
@@ -157,6 +158,19 @@ def _disk(host: Host) -> Finding:
     if free < FREE_BYTES_MIN:
         return Finding("disk", "bad", text, "make room: a new tree needs 600 MB")
     return Finding("disk", "ok", text)
+
+
+def _storage(host: Host) -> Finding:
+    drivers = host.storage.drivers()
+    chosen = next(name for name, reason in drivers.items() if not reason)
+    others = "; ".join(f"{name}: {reason}" for name, reason in drivers.items() if reason)
+    text = f"machines are copied by {chosen}" + (f" ({others})" if others else "")
+    if chosen in {"reflink", "copy"}:
+        remedy = "machctl pool create --btrfs SIZE makes a pool that copies in no time"
+        return Finding(
+            "storage", "ok" if chosen == "reflink" else "warning", text, "" if chosen == "reflink" else remedy
+        )
+    return Finding("storage", "ok", text)
 
 
 def _forwarding(host: Host) -> list[Finding]:

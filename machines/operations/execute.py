@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict
 from machines.model.names import machine_unit
+from machines.operations.bases import make_base
 from machines.operations.lifecycle import dispatch_start, finish_start, stop_machine
 from machines.operations.observe import write_network, write_record
 from machines.operations.reporter import Reporter
-from machines.operations.tree import make_tree
+from machines.operations.tree import copy_tree, make_tree, restore_tree, take_snapshot
 from machines.plan import steps
 from machines.plan.steps import Plan, Step
 from machines.render import paths
@@ -32,8 +36,18 @@ async def execute(plan: Plan, host: Host, *, reporter: Reporter) -> None:
 
 async def _do(step: Step, host: Host, reporter: Reporter) -> None:
     match step:
+        case steps.MakeBase():
+            await make_base(step.declared, host, partial(reporter.progress, step.machine), fresh=step.fresh)
         case steps.MakeTree():
-            await make_tree(step.declared, step.guest_files, host, partial(reporter.progress, step.machine))
+            await make_tree(step, host, partial(reporter.progress, step.machine))
+        case steps.CopyTree():
+            await copy_tree(step, host, partial(reporter.progress, step.machine))
+        case steps.TakeSnapshot():
+            await take_snapshot(step, host, partial(reporter.progress, step.machine))
+        case steps.RestoreTree():
+            await restore_tree(step, host, partial(reporter.progress, step.machine))
+        case steps.MakePool():
+            await _make_pool(step.size, host)
         case steps.StartUnit():
             await (host.jobs.restart(step.unit) if step.restart else host.jobs.start(step.unit))
         case steps.StopUnit():
@@ -46,6 +60,12 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
             _do_at_once(step, host)
 
 
+async def _make_pool(size: int, host: Host) -> None:
+    # A run that was killed after it goes on with what it made.
+    if not os.path.exists(paths.POOL_IMAGE):
+        await host.storage.make_pool_image(size, log=Path(paths.LOG_DIRECTORY) / "pool.log")
+
+
 def _do_at_once(step: Step, host: Host) -> None:
     match step:
         case steps.Claim():
@@ -53,9 +73,23 @@ def _do_at_once(step: Step, host: Host) -> None:
         case steps.ClaimNetwork():
             host.files.write_file(paths.network_record(step.bridge), write_network(step.subnet))
         case steps.PlaceTree():
-            host.pool.place(step.name)
+            host.storage.place(step.name, step.storage)
         case steps.RemoveTree():
-            host.pool.remove(step.path)
+            _remove_tree(step, host)
+        case steps.RemoveBase():
+            host.storage.remove_base(step.base)
+        case steps.RemoveSnapshot():
+            host.storage.remove_snapshot(step.snapshot)
+        case steps.RemoveSnapshots():
+            host.storage.remove_snapshots(step.machine)
+        case steps.RenameTree():
+            _rename_tree(step, host)
+        case steps.ThawMachine():
+            host.units.thaw(step.unit)
+        case steps.RemoveLeftover():
+            host.storage.remove_path(step.path)
+        case steps.SetDisk():
+            host.storage.set_limit(paths.tree(step.machine), step.size)
         case steps.WriteFile():
             _write(step, host)
         case steps.RemoveFile():
@@ -83,6 +117,30 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.links.remove_link(step.link)
         case _:
             raise NotImplementedError(type(step).__name__)
+
+
+def _remove_tree(step: steps.RemoveTree, host: Host) -> None:
+    if step.layer:
+        host.storage.unmount(step.layer)
+    if step.layer and step.path == paths.layer(step.layer):
+        # All there can be of it in the pool is the directory that it was to be mounted on.
+        with contextlib.suppress(OSError):
+            os.rmdir(paths.tree(step.layer))
+    elif os.path.lexists(step.path) or not step.layer:
+        host.storage.forget_limit(step.path)
+        host.pool.remove(step.path)
+    if step.layer:
+        host.storage.remove_layer(step.layer)
+
+
+def _rename_tree(step: steps.RenameTree, host: Host) -> None:
+    """Each half may have been done by a run that was killed after it."""
+    if step.storage == "overlay":
+        host.storage.unmount(step.old)
+        if step.old in host.storage.layers():
+            host.storage.rename_layer(step.old, step.new)
+    host.pool.rename(step.old, step.new)
+    host.storage.rename_snapshots(step.old, step.new)
 
 
 def _write(step: steps.WriteFile, host: Host) -> None:

@@ -7,27 +7,32 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
+from machines.model.base import Base
 from machines.model.machine import Machine
 from machines.model.observed import Host as Observed
+from machines.operations.bases import IMPORTED, known_base, make_base
 from machines.operations.declared import declared_machines, readable_machines
 from machines.operations.execute import execute
 from machines.operations.observe import observe, read_records
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
 from machines.operations.together import for_each
+from machines.operations.tree import drop_staged
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
-from machines.plan.check import check_bootstrap, check_host, check_machine, check_new
+from machines.plan.check import check_disk, check_host, check_machine, check_new, check_tree
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.gc import KILLED, half_made, plan_gc
 from machines.plan.machine import plan_machine, tree_note
 from machines.plan.remove import plan_remove
+from machines.plan.rename import plan_rename
 from machines.plan.steps import Plan
 
 if TYPE_CHECKING:
@@ -41,41 +46,83 @@ def machine_lock(name: str) -> str:
     return f"machine-{name}"
 
 
-async def create(machine: Machine, host: Host, reporter: Reporter, *, dry_run: bool = False) -> Plan:
-    """Declare a new machine and make it; give the plan that did.
+async def create(
+    machine: Machine,
+    host: Host,
+    reporter: Reporter,
+    *,
+    dry_run: bool = False,
+    fresh: bool = False,
+    intent: str = "",
+    archive: Machine | None = None,
+) -> Plan:
+    """Declare a new machine and make it; give the plan that did. ``archive`` has the source to take as it is instead.
 
-    Raises all that is wrong at once before the first change. A failure or an interrupt takes everything back.
+    Its tree is copied from a base, which is made where there is none, or with ``fresh`` in any case. Raises all that is
+    wrong at once before the first change. A failure or an interrupt takes everything back, but not the base.
     """
     check_ready(host, verb="create")
     with host.files.lock(machine_lock(machine.name), what=f"machine {machine.name}"):
+        plan: Plan = []
+        base = None if fresh or archive else known_base(machine, host)
+        made_of = archive or machine
+        if base is None:
+            # What can be known to go wrong goes wrong before minutes are spent on a base.
+            observed = await _cleared(machine, host, reporter, dry_run=dry_run)
+            raise_all(check_new(machine, observed, declared_machines(host), None))
+            why = "asked for" if archive else "asked for anew" if fresh else "none is kept that was made like this"
+            plan.append(steps.MakeBase(reason=why, machine=machine.name, declared=made_of, fresh=fresh))
+            if dry_run:
+                return plan + plan_machine(machine, observed, declaration=write_machine(machine))
+            reporter.step(plan[0])
+            progress = partial(reporter.progress, machine.name)
+            base = await make_base(made_of, host, progress, fresh=fresh, as_is=archive is not None)
         async with host.files.fleet_lock():
-            declared = declared_machines(host)
-            observed = observe(host, [machine])
-            if machine.name in half_made(observed, declared) and not dry_run:
-                left = plan_remove(machine.name, observed, declared, reason=KILLED)
-                await execute(left, host, reporter=reporter)
-                observed = observe(host, [machine])
-            raise_all(check_new(machine, observed, declared))
-            plan = plan_machine(machine, observed, declaration=write_machine(machine))
+            observed = await _cleared(machine, host, reporter, dry_run=dry_run)
+            raise_all(check_new(machine, observed, declared_machines(host), base))
+            made = plan_machine(machine, observed, declaration=write_machine(machine), base=base, intent=intent)
+            plan += made
             if dry_run:
                 return plan
-            claims, rest = split_claims(plan)
-            await execute(claims, host, reporter=reporter)
-        placed = next(index for index, step in enumerate(rest) if isinstance(step, steps.PlaceTree)) + 1
-        ours = False
-        try:
-            await execute(rest[:placed], host, reporter=reporter)
-            ours = True
-            await execute(rest[placed:], host, reporter=reporter)
-        except BaseException:
-            await _take_back(machine, host, reporter.quietly(), ours=ours)
-            raise
+            await execute(split_claims(made)[0], host, reporter=reporter)
+        await _make(machine, split_claims(made)[1], host, reporter)
     return plan
+
+
+async def make_planned(machine: Machine, plan: Plan, host: Host, reporter: Reporter) -> None:
+    """Do the plan that makes a machine which is not there yet; a failure or an interrupt takes all of it back."""
+    claims, rest = split_claims(plan)
+    async with host.files.fleet_lock():
+        await execute(claims, host, reporter=reporter)
+    await _make(machine, rest, host, reporter)
+
+
+async def _make(machine: Machine, plan: Plan, host: Host, reporter: Reporter) -> None:
+    placed = next(index for index, step in enumerate(plan) if isinstance(step, steps.PlaceTree)) + 1
+    ours = False
+    try:
+        await execute(plan[:placed], host, reporter=reporter)
+        ours = True
+        await execute(plan[placed:], host, reporter=reporter)
+    except BaseException:
+        await _take_back(machine, host, reporter.quietly(), ours=ours)
+        raise
+
+
+async def _cleared(machine: Machine, host: Host, reporter: Reporter, *, dry_run: bool) -> Observed:
+    """Give the host as it is, once what a killed run left of this machine is gone."""
+    observed = observe(host, [machine])
+    declared = readable_machines(host)
+    if machine.name in half_made(observed, declared) and not dry_run:
+        left = plan_remove(machine.name, observed, declared, reason=KILLED)
+        await execute(left, host, reporter=reporter)
+        observed = observe(host, [machine])
+    return observed
 
 
 async def _take_back(machine: Machine, host: Host, reporter: Reporter, *, ours: bool) -> None:
     """Remove a machine that was not finished. Unless its tree is ``ours``, one of that name is somebody else's."""
-    host.pool.remove_path(host.pool.staging_path(machine.name))
+    drop_staged(machine.name, "", host)
     async with host.files.fleet_lock():
         observed = observe(host, [machine])
         if not ours:
@@ -84,32 +131,67 @@ async def _take_back(machine: Machine, host: Host, reporter: Reporter, *, ours: 
         await execute(plan, host, reporter=reporter)
 
 
-def plan_fleet(names: Iterable[str], host: Host, *, verb: str) -> Plans:
+def plan_fleet(names: Iterable[str], host: Host, *, verb: str, bases: Mapping[str, Base] | None = None) -> Plans:
     """Give the plan of every named machine, of all that is declared without names; raise what cannot be fulfilled.
 
-    Under the empty name stands what no machine needs any more.
+    ``bases`` are those that were made for machines without a tree; where that is None they are looked for, and missing
+    ones are part of the plan. Under the empty name stands what no machine needs any more.
     """
     declared = declared_machines(host)
     machines = _chosen(list(names), declared)
     observed = observe(host, machines)
     raise_all(check_host(observed, verb=verb))
     new = [machine for machine in machines if machine.name not in observed.trees]
+    found = {machine.name: known_base(machine, host) for machine in new} if bases is None else dict(bases)
+    if bases is not None:
+        # Without a base there is nothing to make these of, and their errors have been kept.
+        machines = [machine for machine in machines if machine not in new or machine.name in bases]
     errors: list[MachctlError] = []
     for machine in machines:
         errors += check_machine(machine, observed, declared)
-        errors += check_bootstrap(machine, observed, trees=len(new)) if machine in new else []
+        errors += check_tree(machine, observed, found[machine.name], trees=len(new)) if machine in new else []
     raise_all(errors)
     plans: Plans = {}
     view = observed
     for machine in machines:
-        plans[machine.name] = plan_machine(machine, view)
-        view = with_claims(view, plans[machine.name])
+        plan = plan_machine(machine, view, base=found.get(machine.name))
+        view = with_claims(view, plan)
+        if machine in new and found[machine.name] is None:
+            why = "none is kept that was made like this"
+            plan.insert(0, steps.MakeBase(reason=why, machine=machine.name, declared=machine))
         if machine.autostart and machine in new:
-            start = steps.StartMachine(reason="autostart is on", machine=machine.name, name=machine.name)
-            plans[machine.name].append(start)
+            plan.append(steps.StartMachine(reason="autostart is on", machine=machine.name, name=machine.name))
+        plans[machine.name] = plan
     # Only now is it known which bridges nobody is on any more.
     plans[""] = plan_unused(view, machine="")
     return plans
+
+
+async def _missing_bases(
+    names: Iterable[str], host: Host, reporter: Reporter
+) -> tuple[dict[str, Base], dict[str, MachctlError]]:
+    """Make the bases that machines without a tree are copied from; give them by machine, and the errors."""
+    # All that can be known to go wrong before minutes are spent.
+    plan_fleet(names, host, verb="apply")
+    trees = host.pool.trees()
+    new = {
+        machine.name: machine for machine in _chosen(list(names), declared_machines(host)) if machine.name not in trees
+    }
+    bases: dict[str, Base] = {}
+    # As many bootstraps as there are processors: each keeps one busy.
+    limit = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def one(name: str) -> None:
+        base = known_base(new[name], host)
+        if base is None:
+            async with limit:
+                reporter.step(
+                    steps.MakeBase(reason="none is kept that was made like this", machine=name, declared=new[name])
+                )
+                base = await make_base(new[name], host, partial(reporter.progress, name))
+        bases[name] = base
+
+    return bases, await for_each(new, one)
 
 
 async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[Plans, dict[str, MachctlError]]:
@@ -118,10 +200,13 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
     A machine that fails stops its own steps, not those of the others.
     """
     check_ready(host, verb="apply")
-    # As many bootstraps as there are processors: each keeps one busy.
+    names = list(names)
+    async with host.files.fleet_lock():
+        await _finish_renames(host, reporter)
+    bases, without = await _missing_bases(names, host, reporter)
     limit = asyncio.Semaphore(os.cpu_count() or 1)
     async with host.files.fleet_lock():
-        plans = plan_fleet(names, host, verb="apply")
+        plans = plan_fleet(names, host, verb="apply", bases=bases)
         # A port that moves from one machine to another is given up before it is taken.
         given_up = [step for plan in plans.values() for step in plan if _is_socket_stop(step)]
         for plan in plans.values():
@@ -134,7 +219,7 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
             async with limit if any(isinstance(step, steps.MakeTree) for step in rest) else contextlib.nullcontext():
                 await _apply(name, rest, host, reporter)
 
-    failed = await for_each([name for name, plan in plans.items() if plan and name], one)
+    failed = without | await for_each([name for name, plan in plans.items() if plan and name], one)
     # A machine that failed to move may still need the bridge it was on.
     if plans[""] and not failed:
         await _drop_unused(host, reporter)
@@ -154,7 +239,7 @@ async def _apply(name: str, plan: Plan, host: Host, reporter: Reporter) -> None:
         await execute(plan, host, reporter=reporter)
     except BaseException:
         # The rest of an unfinished apply is finished by the next; a tree that never came to its place is made anew.
-        host.pool.remove_path(host.pool.staging_path(name))
+        drop_staged(name, "", host)
         raise
 
 
@@ -181,7 +266,7 @@ async def change(
             observed = observe(host, [machine])
             if name not in observed.trees:
                 raise NotFound(f"machine {name} is declared and has no tree", hint=f"make it: machctl apply {name}")
-            raise_all(check_machine(machine, observed, {**declared, name: machine}))
+            raise_all([*check_disk(machine, observed), *check_machine(machine, observed, {**declared, name: machine})])
             text = write_machine(machine, observed.files[machine.origin], before=declared[name])
             plan = plan_machine(machine, observed, declaration=text)
             if not dry_run:
@@ -219,12 +304,61 @@ async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> P
         temporary = host.files.abandoned()
         leftovers = host.pool.leftovers()
         observed = observe(host)
-        known = {*leftovers.values(), *observed.records}
-        busy = frozenset(name for name in known if host.files.is_locked(machine_lock(name)))
-        plan = plan_gc(observed, declared_machines(host), leftovers, busy=busy, temporary=temporary)
+        storage = host.storage
+        kept = storage.layer_leftovers() | storage.snapshot_leftovers() | storage.restored_leftovers()
+        frozen = host.facts.frozen_machines()
+        known = {*leftovers.values(), *kept.values(), *frozen, *observed.records}
+        busy = frozenset(name for name in known if _is_busy(name, observed, host))
+        store = [path for path, name in kept.items() if name not in busy]
+        store += [path for path, base in storage.base_leftovers().items() if not _being_made(base, host)]
+        # A pool is made under the lock that is held here.
+        store += [*host.files.abandoned_directories(), *storage.pool_leftovers()]
+        plan: Plan = [
+            steps.ThawMachine(reason="whoever held it still was killed", machine=name, unit=unit)
+            for name, unit in frozen.items()
+            if name not in busy
+        ]
+        declared = declared_machines(host)
+        plan += _unfinished_renames(observed, declared, busy)
+        plan += plan_gc(observed, declared, leftovers, busy=busy, temporary=temporary, store=store)
+        used = {record.base for record in observed.records.values()}
+        plan += [
+            steps.RemoveBase(reason="it was for one machine alone, which is gone", base=base.id)
+            for base in observed.bases.values()
+            if base.source.startswith(IMPORTED) and base.id not in used and not _being_made(base.id, host)
+        ]
         if not dry_run:
             await execute(plan, host, reporter=reporter)
     return plan
+
+
+async def _finish_renames(host: Host, reporter: Reporter) -> None:
+    """Finish what killed runs were renaming: half of it looks like a machine without a tree."""
+    if not any(record.intent.startswith("rename ") for record in read_records(host).values()):
+        return
+    observed = observe(host)
+    busy = [name for name in observed.records if host.files.is_locked(machine_lock(name))]
+    await execute(_unfinished_renames(observed, readable_machines(host), busy), host, reporter=reporter)
+
+
+def _is_busy(name: str, observed: Observed, host: Host) -> bool:
+    """Tell whether a machctl is working on a machine, or waits for the command it has it for."""
+    record = observed.records.get(name)
+    if record and record.intent.startswith("throwaway"):
+        return host.files.is_alive(record.intent.removeprefix("throwaway "))
+    return host.files.is_locked(machine_lock(name))
+
+
+def _unfinished_renames(observed: Observed, declared: Mapping[str, Machine], busy: Collection[str]) -> Plan:
+    plan: Plan = []
+    for name, record in observed.records.items():
+        if record.intent.startswith("rename ") and name not in busy:
+            plan += plan_rename(name, record.intent.removeprefix("rename "), observed, declared)
+    return plan
+
+
+def _being_made(base: str, host: Host) -> bool:
+    return host.files.is_locked(f"base-{base.rsplit('-', 1)[0]}")
 
 
 def observe_running(host: Host) -> Observed:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from machines.errors import NotFound, raise_all
+from machines.model.frozen import dataclass
 from machines.model.names import bridge_unit, check_known_name, machine_unit
 from machines.operations.declared import readable_machines
 

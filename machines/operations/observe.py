@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
 from machines.declare.values import parse_publish
 from machines.errors import InvalidFile, InvalidValue
+from machines.model.base import Payload
 from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.tree import Tree
-from machines.plan.check import TOOLS
+from machines.plan.check import PACKAGES, TOOLS
 from machines.render import paths
 
 _PATTERNS = (
@@ -28,6 +29,7 @@ _PATTERNS = (
     f"{paths.NSPAWN_DIRECTORY}/*.nspawn",
     f"{paths.UNIT_DIRECTORY}/machctl-port-*",
     f"{paths.UNIT_DIRECTORY}/systemd-nspawn@*.service.d/50-machctl.conf",
+    f"{paths.UNIT_DIRECTORY}/var-lib-mach*.mount",
     f"{paths.NETWORK_DIRECTORY}/70-machctl-*",
     f"{paths.NAT_DIRECTORY}/*.nft",
     paths.NAT_FILE,
@@ -41,14 +43,16 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
     """Look at everything a plan for ``machines`` can depend on."""
     machines = list(machines)
     trees = host.pool.trees()
-    tools = {*TOOLS, "mmdebstrap", "debootstrap"}
+    tools = {*TOOLS, *PACKAGES, "dnf5"}
     have = frozenset(tool for tool in tools if host.tools.which(tool))
     booted = host.booted()
-    states = host.units.states(["systemd-networkd.service", "machctl-*", "systemd-nspawn@*"]) if booted else {}
+    patterns = ["systemd-networkd.service", "machctl-*", "systemd-nspawn@*", "var-lib-mach*.mount"]
+    states = host.units.states(patterns) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
     sources = [bind.source for machine in machines for bind in machine.binds]
     running = host.running()
     records = read_records(host)
+    missing = [machine for machine in machines if machine.name not in trees]
     return Observed(
         euid=os.geteuid(),
         booted=booted,
@@ -66,11 +70,14 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         journals=host.facts.journal_links(trees.values()),
         links=host.facts.links(),
         routes=host.facts.routes(),
-        listeners=host.facts.listeners(),
+        # The kernel goes through all of its tables for these (inet_diag), and only published ports depend on them.
+        listeners=host.facts.listeners() if any(machine.publish for machine in machines) else (),
         dns=host.facts.dns(),
-        nat=_nat(host) if "nft" in have else "",
+        nat=_nat(host) if machines and "nft" in have else "",
         stale_units=frozenset(
-            machine.name for machine in machines if booted and host.units.needs_reload(machine_unit(machine.name))
+            machine.name
+            for machine in machines
+            if machine_unit(machine.name) in states and host.units.needs_reload(machine_unit(machine.name))
         ),
         limits=_limits(host, machines, running),
         free_bytes=host.pool.free_bytes(),
@@ -78,6 +85,11 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
         records=records,
         networks=read_networks(host),
+        bases=host.storage.bases(),
+        storage={machine.storage: host.storage.choose(machine.storage) for machine in missing},
+        loaded=frozenset(states),
+        snapshots={name: tuple(found) for name, found in host.storage.all_snapshots().items()},
+        disks=_disks(host, machines, trees, records),
     )
 
 
@@ -88,6 +100,12 @@ def write_record(record: Record) -> str:
         "ports": list(record.ports),
         "foreign": list(record.foreign),
         "made": dict(record.made),
+        "storage": record.storage,
+        "base": record.base,
+        "uid": record.uid,
+        "payload": record.payload._asdict() if record.payload else None,
+        "disk": record.disk,
+        "intent": record.intent,
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -133,7 +151,31 @@ def read_records(host: Host) -> dict[str, Record]:
                 ports,
                 foreign=tuple(content.get("foreign", ())),
                 made=dict(content.get("made", {})),
+                storage=content.get("storage", ""),
+                base=content.get("base", ""),
+                uid=content.get("uid"),
+                payload=_payload(content.get("payload")),
+                disk=content.get("disk"),
+                intent=content.get("intent", ""),
             )
+    return found
+
+
+def _payload(values: dict[str, object] | None) -> Payload | None:
+    if values is None:
+        return None
+    return Payload(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})  # type: ignore[arg-type]
+
+
+def _disks(host: Host, machines: list[Machine], trees: dict[str, Tree], records: dict[str, Record]) -> dict[str, int]:
+    """The limits of the trees that are to have one, or had one: asking takes a tool each time."""
+    found = {}
+    for machine in machines:
+        tree, record = trees.get(machine.name), records.get(machine.name)
+        if tree and (machine.disk is not None or (record and record.disk is not None)):
+            limit = host.storage.limit(tree.path)
+            if limit is not None:
+                found[machine.name] = limit
     return found
 
 
@@ -157,8 +199,8 @@ def _guest_files(host: Host, machines: list[Machine], trees: dict[str, Tree]) ->
         tree = trees[machine.name]
         if tree.kind == "raw":
             continue
-        for index in range(max(len(machine.bridges), 4)):
-            path = paths.guest_network_file(f"host{index}")
+        links = [paths.guest_network_file(f"host{index}") for index in range(max(len(machine.bridges), 4))]
+        for path in [*links, paths.GUEST_RESOLV_CONF]:
             text = host.guests.read_file(tree.path, path)
             if text is not None:
                 found[machine.name, path] = text

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from machines.declare.write import declared_values
 from machines.errors import NotFound
+from machines.model.observed import Record
 from machines.operations.declared import readable_machines
 from machines.operations.inspect import MachineStatus
-from machines.operations.observe import observe
+from machines.operations.observe import observe, read_records
 from machines.render import paths
 
 if TYPE_CHECKING:
@@ -27,9 +29,26 @@ def describe(machine: MachineStatus, host: Host) -> dict[str, object]:
     found["cpu_seconds"] = usage.get("cpu_seconds")
     found["tasks"] = usage.get("tasks")
     found["result"] = usage.get("result")
+    found |= disk_of(machine, read_records(host).get(machine.name), host)
     declared = readable_machines(host).get(machine.name)
     found["declaration"] = {"file": declared.origin, **declared_values(declared)} if declared else None
     return found
+
+
+def disk_of(machine: MachineStatus, record: Record | None, host: Host) -> dict[str, object]:
+    """Give how a machine's tree is kept: storage, base, disk and disk_max (bytes), snapshots; disk is its alone."""
+    storage = record.storage if record else ""
+    usage = None
+    # Only root may look into the pool.
+    if machine.tree and os.access(machine.tree, os.R_OK | os.X_OK):
+        usage = host.storage.usage_of(f"{paths.layer(machine.name)}/upper" if storage == "overlay" else machine.tree)
+    return {
+        "storage": storage or None,
+        "base": record.base or None if record else None,
+        "disk": usage,
+        "disk_max": record.disk if record else None,
+        "snapshots": list(host.storage.snapshots_of(machine.name)),
+    }
 
 
 def files_of(name: str, host: Host) -> dict[str, str]:

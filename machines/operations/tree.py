@@ -1,125 +1,121 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A bootstrapped tree becomes a machine's: an identity of its own, its network, a way in, and a quick boot."""
+"""A machine's tree: a copy of a base, with what is this machine's alone put into it before anybody sees it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machines.host.interfaces import BootstrapRequest
+from machines.errors import MachctlError, NotFound
 from machines.model.machine import Machine
-from machines.render.paths import LOG_DIRECTORY, bootstrap_log
+from machines.operations.identity import forget
+from machines.plan.steps import CopyTree, MakeTree, RestoreTree, TakeSnapshot
+from machines.render.paths import bootstrap_log
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host, Progress
 
-# What a tree needs to boot, to be entered over D-Bus (OpenMachineShell needs dbus and a PAM session), to have names
-# and addresses.
-PACKAGES = (
-    "systemd",
-    "systemd-sysv",
-    "dbus",
-    "libpam-systemd",
-    "systemd-resolved",
-    "libnss-resolve",
-    "libnss-myhostname",
-    "iproute2",
-    "ca-certificates",
-)
 
-ENABLED = ("systemd-networkd.service", "systemd-resolved.service")
-
-# What a machine on this host does without: each costs boot time or waits for hardware that no container has.
-# systemctl unmask UNIT inside brings it back.
-MASKED = (
-    "console-getty.service",
-    "e2scrub_all.timer",
-    "e2scrub_reap.service",
-    "getty@.service",
-    "ldconfig.service",
-    "systemd-firstboot.service",
-    "systemd-hwdb-update.service",
-    "systemd-journal-catalog-update.service",
-    "systemd-network-generator.service",
-    "systemd-networkd-persistent-storage.service",
-    "systemd-networkd-wait-online.service",
-    "systemd-pcrphase.service",
-    "systemd-pcrphase-sysinit.service",
-    "systemd-remount-fs.service",
-    "systemd-timesyncd.service",
-    "systemd-tmpfiles-setup-dev-early.service",
-    "systemd-tmpfiles-setup-dev.service",
-)
-
-# Programs that systemd runs at every boot to find disks, boot loaders and kernel command lines
-# (systemd.generator(7)): 100 ms of processor time for things no container has.
-MASKED_GENERATORS = (
-    "systemd-bless-boot-generator",
-    "systemd-cryptsetup-generator",
-    "systemd-debug-generator",
-    "systemd-getty-generator",
-    "systemd-gpt-auto-generator",
-    "systemd-hibernate-resume-generator",
-    "systemd-integritysetup-generator",
-    "systemd-run-generator",
-    "systemd-system-update-generator",
-    "systemd-tpm2-generator",
-    "systemd-veritysetup-generator",
-)
-
-HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-
-
-async def make_tree(machine: Machine, guest_files: dict[str, str], host: Host, progress: Progress) -> None:
-    """Bootstrap the tree of ``machine`` beside its place, ready to be placed; nothing is left where that fails."""
-    bootstrapper = host.bootstrapper(machine.bootstrapper)
-    target = host.pool.make_empty(machine.name)
+async def make_tree(step: MakeTree, host: Host, progress: Progress) -> None:
+    """Make the tree of a machine beside its place, ready to be placed; nothing is left where that fails."""
+    base = host.storage.bases().get(step.base)
+    if base is None:
+        raise NotFound(f"base {step.base} is gone", hint="run the same command again: it is made anew")
     try:
-        Path(LOG_DIRECTORY).mkdir(mode=0o755, parents=True, exist_ok=True)
-        await bootstrapper.bootstrap(
-            BootstrapRequest(
-                distribution=machine.source.distribution,
-                suite=machine.source.suite,
-                packages=packages(machine),
-                target=Path(target),
-                log=Path(bootstrap_log(machine.name)),
-                variant=machine.variant,
-                mirror=machine.mirror,
-            ),
-            progress,
-        )
-        progress("making it a machine", 0, None)
-        customize(machine, guest_files, target, host)
-    except BaseException:
-        host.pool.remove_path(target)
+        target = await host.storage.copy_base(
+            base, step.machine, driver=step.storage, uid=step.uid, log=Path(bootstrap_log(step.machine)),
+            progress=progress,
+        )  # fmt: skip
+        raw = base.kind == "raw"
+        with host.storage.edit_image(target) if raw else nullcontext(target) as tree:
+            # A directory that a layer brings takes the place of the base's, with its mode and owner.
+            like = tree if raw else host.storage.base_path(base)
+            if raw:
+                # Nobody looked into the image before.
+                forget(tree, host)
+            _own(step.declared, step.guest_files, tree, like, host)
+    except BaseException as error:
+        drop_staged(step.machine, step.storage, host)
+        if isinstance(error, OSError):
+            raise MachctlError(f"the tree of {step.machine}: {error.strerror}: {error.filename}") from error
         raise
 
 
-def packages(machine: Machine) -> tuple[str, ...]:
-    """Give what is installed into the tree of ``machine``, each once."""
-    ssh = ("openssh-server",) if machine.ssh_keys else ()
-    # bookworm took systemd-resolved out of systemd; before it, there is no such package.
-    base = tuple(name for name in PACKAGES if machine.source.suite != "bullseye" or name != "systemd-resolved")
-    return tuple(dict.fromkeys([*base, *ssh, *machine.packages]))
+async def copy_tree(step: CopyTree, host: Host, progress: Progress) -> None:
+    """Make the tree of a machine a copy of another's beside its place; nothing is left where that fails."""
+    log = Path(bootstrap_log(step.machine))
+    try:
+        with _held_still(step.running, host):
+            target = await host.storage.copy_origin(step.origin, step.machine, uid=step.uid, log=log, progress=progress)
+        _become(step, target, host)
+    except BaseException as error:
+        drop_staged(step.machine, step.origin.storage, host)
+        if isinstance(error, OSError):
+            raise MachctlError(f"the tree of {step.machine}: {error.strerror}: {error.filename}") from error
+        raise
 
 
-def customize(machine: Machine, guest_files: dict[str, str], target: str, host: Host) -> None:
-    """Take the builder's traces out of the tree ``target`` and put the machine's in."""
-    guests = host.guests
-    # Empty, not missing: without the file systemd takes it for a first boot, and enables all presets (machine-id(5)).
-    guests.write_file(target, "/etc/machine-id", "", mode=0o444)
-    guests.remove_file(target, "/var/lib/dbus/machine-id")
-    # Without it the machine is called what nspawn calls it, and follows when it is renamed.
-    guests.remove_file(target, "/etc/hostname")
-    if not guests.read_file(target, "/etc/hosts"):
-        guests.write_file(target, "/etc/hosts", HOSTS)
-    guests.link(target, "/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
-    for path, text in guest_files.items():
-        guests.write_file(target, path, text)
+def _become(step: CopyTree, target: str, host: Host) -> None:
+    """Make a copied tree the new machine's."""
+    with _opened(step, target, host) as tree:
+        if step.forget:
+            forget(tree, host)
+        for path, text in step.guest_files.items():
+            host.guests.write_file(tree, path, text)
+
+
+def _opened(step: CopyTree, target: str, host: Host) -> AbstractContextManager[str]:
+    if step.origin.storage == "overlay":
+        # What a base has and a layer is to lose has to be looked at through both.
+        return host.storage.edit_layer(step.machine, step.uid or 0)
+    return host.storage.edit_image(target) if step.origin.storage == "raw" else nullcontext(target)
+
+
+async def take_snapshot(step: TakeSnapshot, host: Host, progress: Progress) -> None:
+    """Keep how a machine's tree is now."""
+    log = Path(bootstrap_log(step.machine))
+    with _held_still(step.running, host):
+        await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
+
+
+async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> None:
+    """Put a copy of a snapshot in the place of a machine's tree."""
+    log = Path(bootstrap_log(step.machine))
+    try:
+        await host.storage.stage_restored(step.snapshot, step.machine, log=log, progress=progress)
+    except BaseException:
+        host.pool.remove_path(host.pool.staging_path(step.machine))
+        raise
+    host.storage.exchange_restored(step.machine, step.snapshot.storage)
+
+
+@contextmanager
+def _held_still(unit: str, host: Host) -> Iterator[None]:
+    """Freeze a running machine while its files are copied one by one (org.freedesktop.systemd1.Manager.FreezeUnit)."""
+    if not unit:
+        yield
+        return
+    try:
+        host.units.freeze(unit)
+        yield
+    finally:
+        host.units.thaw(unit)
+
+
+def drop_staged(name: str, storage: str, host: Host) -> None:
+    """Remove what was made of a tree that never came to its place."""
+    host.pool.remove_path(host.pool.staging_path(name))
+    host.pool.remove_path(f"{host.pool.staging_path(name)}.raw")
+    if storage == "overlay":
+        host.storage.remove_layer(name)
+
+
+def _own(machine: Machine, guest_files: dict[str, str], tree: str, like: str, host: Host) -> None:
+    files = {path: (text, 0o644) for path, text in guest_files.items()}
     if machine.ssh_keys:
-        guests.write_file(target, "/root/.ssh/authorized_keys", "\n".join(machine.ssh_keys) + "\n", mode=0o600)
-    for unit in MASKED:
-        guests.link(target, f"/etc/systemd/system/{unit}", "/dev/null")
-    for generator in MASKED_GENERATORS:
-        guests.link(target, f"/etc/systemd/system-generators/{generator}", "/dev/null")
-    host.tools.run(["systemctl", "--quiet", f"--root={target}", "enable", *ENABLED])
+        files["/root/.ssh/authorized_keys"] = ("\n".join(machine.ssh_keys) + "\n", 0o600)
+    for path, (text, mode) in files.items():
+        host.guests.copy_directories(tree, like, path)
+        host.guests.write_file(tree, path, text, mode=mode)

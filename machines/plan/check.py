@@ -8,12 +8,28 @@ from collections.abc import Mapping
 from machines.declare.fleet import own_file
 from machines.declare.values import parse_publish
 from machines.errors import Conflict, MachctlError, NotFound, NotPermitted, Unsupported
+from machines.model.base import Base
 from machines.model.machine import Machine, Publish
 from machines.model.observed import Host
+from machines.plan.storage import storage_of
 from machines.render import paths
 
 # A minbase tree with what a machine needs takes 250 MB; the tools keep the packages beside it while they work.
 FREE_BYTES_MIN = 600 * 1024 * 1024
+# What a machine writes while it boots for the first time.
+FREE_BYTES_COPY = 32 * 1024 * 1024
+BOOTSTRAPPERS: dict[str, tuple[str, ...]] = {
+    "debian": ("mmdebstrap", "debootstrap"),
+    "ubuntu": ("mmdebstrap", "debootstrap"),
+    "arch": ("pacstrap",),
+    "fedora": ("dnf", "dnf5"),
+}
+PACKAGES = {
+    "mmdebstrap": "mmdebstrap",
+    "debootstrap": "debootstrap",
+    "pacstrap": "arch-install-scripts pacman-package-manager makepkg archlinux-keyring",
+    "dnf": "dnf",
+}
 TOOLS = {
     "systemd-nspawn": "systemd-container",
     "nft": "nftables",
@@ -47,14 +63,14 @@ def _machined(state: str) -> MachctlError:
     return Unsupported(f"systemd-machined is {state}", hint="systemctl status systemd-machined.service says why")
 
 
-def check_new(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
-    """Give what stands in the way of making ``machine`` on this host, that is not there yet."""
+def check_new(machine: Machine, host: Host, declared: Mapping[str, Machine], base: Base | None) -> list[MachctlError]:
+    """Give what stands in the way of making ``machine``, that is not there yet, of ``base`` or else of its source."""
     errors = check_host(host, verb="create")
     if errors:
         return errors
-    errors += _name_taken(machine.name, host, declared)
+    errors += check_taken(machine.name, host, declared)
     errors += check_machine(machine, host, declared)
-    errors += check_bootstrap(machine, host)
+    errors += check_tree(machine, host, base)
     return errors
 
 
@@ -90,7 +106,8 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
     return errors
 
 
-def _name_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+    """Give what there is already of the name that a new machine is to have."""
     suggestion = next(
         f"{name[:60]}{number}"
         for number in range(2, 10000)
@@ -169,19 +186,43 @@ def _free_port(near: int, host: Host, declared: Mapping[str, Machine]) -> int:
     return next((port for port in range(near + 1, 65536) if port not in taken), 1024)
 
 
-def check_bootstrap(machine: Machine, host: Host, *, trees: int = 1) -> list[MachctlError]:
-    """Give what keeps the tree of ``machine`` from being made, as one of ``trees`` new ones."""
-    errors: list[MachctlError] = []
-    tools = ("mmdebstrap", "debootstrap") if machine.bootstrapper == "auto" else (machine.bootstrapper,)
-    if not any(tool in host.tools for tool in tools):
-        errors.append(Unsupported(f"{' or '.join(tools)} is not installed", hint=f"apt install {tools[0]}"))
-    needed = FREE_BYTES_MIN * trees
+def check_disk(machine: Machine, host: Host) -> list[MachctlError]:
+    """Give why the disk of ``machine`` cannot be limited, if it is to be."""
+    driver = storage_of(machine, host)
+    if machine.disk is None or driver == "btrfs":
+        return []
+    why = "a raw image has the size it has" if driver == "raw" else f"{driver or 'its'} storage knows no limits"
+    return [
+        Unsupported(
+            f"disk limit of {machine.name}: {why}",
+            hint="machctl pool create --btrfs SIZE makes a pool that does, or leave it out",
+        )
+    ]
+
+
+def check_tree(machine: Machine, host: Host, base: Base | None, *, trees: int = 1) -> list[MachctlError]:
+    """Give what keeps the tree of ``machine`` from being made, of ``base`` or of its source, as one of ``trees``."""
+    errors = check_disk(machine, host)
+    driver = storage_of(machine, host)
+    needed = 0
+    if base is None:
+        tools = BOOTSTRAPPERS.get(machine.source.kind, ())
+        if machine.bootstrapper != "auto":
+            tools = (machine.bootstrapper,)
+        if tools and not any(tool in host.tools for tool in tools):
+            errors.append(
+                Unsupported(f"{' or '.join(tools)} is not installed", hint=f"apt install {PACKAGES[tools[0]]}")
+            )
+        needed = FREE_BYTES_MIN if machine.source.bootstrapped else FREE_BYTES_COPY
+    if driver not in {"btrfs", "overlay", "reflink"}:
+        needed += (base.size if base else FREE_BYTES_MIN) * trees
+    needed = max(needed, FREE_BYTES_COPY)
     if host.free_bytes < needed:
         what = "a new tree needs" if trees == 1 else f"{trees} new trees need"
         errors.append(
             MachctlError(
                 f"{host.pool} has {host.free_bytes // 2**20} MB free; {what} {needed // 2**20} MB",
-                hint="make room there, for example with: machctl rm",
+                hint="make room there, for example with: machctl rm, machctl image prune",
             )
         )
     return errors

@@ -17,11 +17,20 @@ KILLED = "its create was interrupted"
 
 
 def half_made(host: Host, declared: Mapping[str, Machine], *, busy: frozenset[str] = frozenset()) -> list[str]:
-    """Name the machines that were given something and have neither a declaration nor a tree: killed creates.
+    """Name the machines that a killed run was making, removing, or had for one command only.
 
-    A machine with a tree is a machine, even if somebody deleted its declaration. ``busy`` ones are being made now.
+    One that was given something and has neither a declaration nor a tree is a killed create; with a tree it is a
+    machine, even if somebody deleted its declaration. ``busy`` ones are being worked on now.
     """
-    return sorted(name for name in host.records if name not in declared and name not in host.trees and name not in busy)
+    return sorted(
+        name
+        for name, record in host.records.items()
+        if name not in busy
+        and (
+            record.intent.startswith("throwaway")
+            or (name not in declared and (name not in host.trees or record.intent == "remove"))
+        )
+    )
 
 
 def plan_gc(
@@ -31,10 +40,12 @@ def plan_gc(
     *,
     busy: frozenset[str],
     temporary: Sequence[str] = (),
+    store: Sequence[str] = (),
 ) -> Plan:
     """Give the steps that remove what nobody is working on any more.
 
-    ``leftovers`` maps staged trees to their machines, ``temporary`` are files whose writers were killed.
+    ``leftovers`` maps staged trees to their machines, ``temporary`` are files whose writers were killed, ``store`` what
+    they left of bases, layers and snapshots.
     """
     plan: Plan = [
         steps.RemoveTree(reason="a run that made or removed it was interrupted", machine=name, path=path)
@@ -42,6 +53,7 @@ def plan_gc(
         if name not in busy
     ]
     plan += [steps.RemoveFile(reason="whoever wrote it was killed", path=path) for path in temporary]
+    plan += [steps.RemoveLeftover(reason="a run that made or removed it was interrupted", path=path) for path in store]
     dead = half_made(host, declared, busy=busy)
     nat_changed = False
     for name in dead:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from machines.declare.write import declared_values
 from machines.errors import Conflict
+from machines.model.base import Base, Payload
+from machines.model.frozen import dataclass
 from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
+from machines.model.snapshot import Origin
 from machines.plan import steps
 from machines.plan.nat import is_loaded
 from machines.plan.place import place
@@ -24,21 +26,56 @@ DIFFERS = "differs from what is declared"
 STALE = "no longer declared"
 
 # What a bootstrap is given; nothing of it can be changed in a tree that people have worked in since.
-TREE_KEYS = ("source", "mirror", "variant", "packages", "ssh-keys")
+TREE_KEYS = ("source", "checksum", "mirror", "keyring", "variant", "packages", "storage", "ssh-keys")
 
 
-def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None) -> Plan:
+@dataclass(frozen=True)
+class Copy:
+    """Another machine, or a snapshot of one, that a new machine's tree is copied from; as steps.CopyTree has it."""
+
+    source: str
+    origin: Origin
+    payload: Payload | None = None
+    forget: bool = True
+    running: str = ""
+
+
+def plan_machine(
+    machine: Machine,
+    host: Host,
+    *,
+    declaration: str | None = None,
+    base: Base | None = None,
+    copy: Copy | None = None,
+    intent: str = "",
+) -> Plan:
     """Give the steps from ``host`` to ``machine``: none where it is as declared.
 
-    ``declaration`` is the text of the machine's own declaration file, where machctl has to write that as well.
+    ``declaration`` is the text of the machine's own declaration file, where machctl has to write that as well;
+    ``base`` or ``copy`` is what its tree is made of if it has none, ``intent`` what is recorded of it.
     Raises Conflict for a file in the way that machctl did not write.
     """
-    placement = place(machine, host)
+    made_of = copy or base
+    storage = copy.origin.storage if copy else None
+    placement = place(machine, host, payload=made_of.payload if made_of else None, storage=storage)
     guest = render_guest(machine, placement)
-    plan: Plan = _claims(machine, host, placement)
+    from_base = copy.origin.base if copy else base.id if base else ""
+    plan: Plan = _claims(machine, host, placement, from_base, intent)
     missing = machine.name not in host.trees
-    if missing:
-        plan.append(steps.MakeTree(reason=NEW, machine=machine.name, declared=machine, guest_files=guest))
+    if missing and copy:
+        plan.append(
+            steps.CopyTree(
+                reason=NEW, machine=machine.name, source=copy.source, origin=copy.origin, uid=placement.uid,
+                forget=copy.forget, running=copy.running, guest_files=guest,
+            )
+        )  # fmt: skip
+    elif missing:
+        plan.append(
+            steps.MakeTree(
+                reason=NEW, machine=machine.name, declared=machine, guest_files=guest,
+                storage=placement.storage, uid=placement.uid, base=base.id if base else "",
+            )
+        )  # fmt: skip
     if declaration is not None and host.files.get(machine.origin) != declaration:
         plan.append(_write(machine.origin, declaration, host, machine=machine.name))
     wanted = render_machine(machine, placement)
@@ -55,15 +92,26 @@ def plan_machine(machine: Machine, host: Host, *, declaration: str | None = None
     plan += _stopped_sockets(removals, machine)
     plan += removals
     if missing:
-        plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name))
+        plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name, storage=placement.storage))
     elif host.trees[machine.name].kind != "raw":
         plan += _guest(machine, guest, host)
+    plan += _disk(machine, host, missing=missing)
     plan += _settle([*writes, *removals], wanted, machine, host, placement)
     plan += _autostart(machine, host)
     return plan
 
 
-def _claims(machine: Machine, host: Host, placement: Placement) -> Plan:
+def _disk(machine: Machine, host: Host, *, missing: bool) -> Plan:
+    have = None if missing else host.disks.get(machine.name)
+    if machine.disk == have:
+        return []
+    reason = "its disk is limited" if have is None else "its disk has another limit"
+    return [steps.SetDisk(reason=reason, machine=machine.name, size=machine.disk)]
+
+
+def _claims(machine: Machine, host: Host, placement: Placement, base: str, intent: str) -> Plan:
+    own = host.records.get(machine.name)
+    there = machine.name in host.trees
     plan: Plan = []
     for bridge, network in placement.networks.items():
         if bridge not in host.networks:
@@ -81,9 +129,15 @@ def _claims(machine: Machine, host: Host, placement: Placement) -> Plan:
         ports=tuple(sorted(map(str, machine.publish))),
         foreign=tuple(bridge for bridge in machine.bridges if bridge not in placement.networks),
         made=_made(machine, host),
+        storage=placement.storage,
+        base=base if base and not there else own.base if own else "",
+        uid=placement.uid,
+        payload=placement.payload,
+        disk=machine.disk,
+        intent=intent or (own.intent if own and own.intent.startswith("throwaway") else ""),
     )
-    if host.records.get(machine.name) != record:
-        reason = DIFFERS if machine.name in host.records else NEW
+    if own != record:
+        reason = DIFFERS if own else NEW
         plan.append(steps.Claim(reason=reason, machine=machine.name, record=record))
     return plan
 
@@ -125,6 +179,8 @@ def _write(path: str, text: str, host: Host, *, machine: str) -> steps.WriteFile
 
 
 def _difference(old: str, new: str) -> str:
+    import difflib
+
     _, _, *lines = [*difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)] or ["", ""]
     # Texts that differ in the newline at their end only have no line that differs.
     return "\n".join(line for line in lines if not line.startswith("@@")) or "-no newline at the end of the file"
@@ -161,7 +217,9 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
     bridges = [bridge for bridge in placement.networks if any(f"70-machctl-{bridge}." in path for path in changed)]
     if bridges and host.networkd:
         plan.append(steps.ReloadNetworkd(reason=f"files of bridge {', '.join(bridges)} changed", machine=machine.name))
-    if any(path.startswith(paths.UNIT_DIRECTORY) for path in changed):
+    units = [path for path in changed if path.startswith(paths.UNIT_DIRECTORY)]
+    # What systemd has not loaded it reads when somebody asks for it.
+    if any(paths.unit_of(path) in host.loaded for path in units):
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
     elif machine.name in host.stale_units:
         plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from machines.errors import Conflict
@@ -28,7 +29,11 @@ def plan_remove(
     Raises Conflict when the machine is declared in a file together with others, which people have to edit.
     """
     plan: Plan = []
-    own = declared.get(name)
+    own, record = declared.get(name), host.records.get(name)
+    if record and record.intent != "remove":
+        # From here on whoever finds it finishes this.
+        going = dataclasses.replace(record, intent="remove")
+        plan.append(steps.Claim(reason=reason, machine=name, record=going))
     if name in host.running:
         plan.append(steps.StopMachine(reason="it is running", machine=name, name=name, terminate=True))
     if host.enabled.get(name):
@@ -56,11 +61,18 @@ def plan_remove(
         plan.append(steps.RemoveFile(reason="its journal was linked there", machine=name, path=host.journals[name]))
     if name in host.logs and reason == RM:
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=host.logs[name]))
-    if name in host.trees:
-        plan.append(steps.RemoveTree(reason=reason, machine=name, path=host.trees[name].path))
-    if any(path.startswith(paths.UNIT_DIRECTORY) for path in files):
+    layer = name if record and record.storage == "overlay" else ""
+    if name in host.trees or layer:
+        # What lies in the place of a tree that never came there is somebody else's.
+        path = host.trees[name].path if name in host.trees else paths.layer(name)
+        plan.append(steps.RemoveTree(reason=reason, machine=name, path=path, layer=layer))
+    if name in host.snapshots:
+        plan.append(steps.RemoveSnapshots(reason=reason, machine=name, names=host.snapshots[name]))
+    # What systemd knows of a mount it forgets with the mount.
+    units = [path for path in files if path.startswith(paths.UNIT_DIRECTORY) and not path.endswith(".mount")]
+    if any(paths.unit_of(path) in host.loaded for path in units):
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=name))
-    if name in host.records:
+    if record:
         # The record goes last of what is the machine's: as long as it is there, a killed run can be finished.
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=paths.machine_record(name)))
     plan += _foreign_bridges(own, host, declared, reason=reason)

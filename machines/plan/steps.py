@@ -7,11 +7,13 @@ else (Claim), so taking back a half-made machine is the plan that removes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from machines.model.frozen import dataclass, field
 from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.observed import Record
+from machines.model.snapshot import Origin, Snapshot
+
+_INTENTS = {"remove": "being removed", "rename": "being renamed", "throwaway": "to go when its command ends"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Claim(Step):
 
     def __str__(self) -> str:
         addresses = ", ".join(f"{address} on {bridge}" for bridge, address in sorted(self.record.addresses.items()))
+        if self.record.intent:
+            return f"record that machine {self.record.name} is {_INTENTS[self.record.intent.split()[0]]}"
         return f"record machine {self.record.name}" + (f" with address {addresses}" if addresses else "")
 
 
@@ -49,34 +53,177 @@ class ClaimNetwork(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeTree(Step):
-    """Bootstrap a root tree beside its place and make it a machine's."""
+class MakeBase(Step):
+    """Have a source produce a tree, and keep that to copy machines from."""
 
     declared: Machine
+    fresh: bool = False
+
+    def __str__(self) -> str:
+        verb = "bootstrap" if self.declared.source.bootstrapped else "fetch" if self.declared.source.remote else "take"
+        return f"{verb} {self.declared.source}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeTree(Step):
+    """Copy a base beside the machine's place and make it that machine's."""
+
+    declared: Machine
+    storage: str
+    base: str
+    uid: int | None = None
     guest_files: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"bootstrap {self.declared.source}"
+        how = {"btrfs": "a snapshot of", "overlay": "a layer over", "reflink": "a shared copy of"}
+        return f"make the tree, {how.get(self.storage, 'a copy of')} base {self.base or 'that is made first'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyTree(Step):
+    """Copy the tree of a machine, or a snapshot of one, beside the place of another.
+
+    With ``forget`` what made it the one machine is taken out of it. ``running`` is the unit of the machine that is
+    held still meanwhile, where the driver copies file by file.
+    """
+
+    source: str
+    origin: Origin
+    uid: int | None = None
+    forget: bool = True
+    running: str = ""
+    guest_files: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        still = f", {self.source} held still meanwhile" if self.running else ""
+        return f"copy the tree of {self.source}{still}{'' if self.forget else ', its identity too'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeSnapshot(Step):
+    """Keep how a machine's tree is now; ``running`` as in CopyTree."""
+
+    snapshot: Snapshot
+    origin: Origin
+    running: str = ""
+
+    def __str__(self) -> str:
+        still = ", the machine held still meanwhile" if self.running else ""
+        return f"take snapshot {self.snapshot.name} of {self.snapshot.machine}{still}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreTree(Step):
+    """Put a copy of a snapshot in the place of a machine's tree, in one step."""
+
+    snapshot: Snapshot
+
+    def __str__(self) -> str:
+        return f"put a copy of snapshot {self.snapshot.name} in the place of the tree"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveSnapshot(Step):
+    """Remove a snapshot."""
+
+    snapshot: Snapshot
+
+    def __str__(self) -> str:
+        return f"remove snapshot {self.snapshot.name} of {self.snapshot.machine}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveSnapshots(Step):
+    """Remove all snapshots of a machine."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"remove {len(self.names)} snapshots: {', '.join(self.names)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenameTree(Step):
+    """Give a machine's tree, layer and snapshots another name."""
+
+    old: str
+    new: str
+    storage: str = ""
+
+    def __str__(self) -> str:
+        return f"rename the tree of {self.old} to {self.new}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThawMachine(Step):
+    """Let a machine go on that a killed run held still."""
+
+    unit: str
+
+    def __str__(self) -> str:
+        return f"let {self.machine} go on"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceTree(Step):
-    """Rename the finished tree into the pool."""
+    """Put the finished tree into the pool: rename it there, or mount it."""
 
     name: str
+    storage: str = ""
 
     def __str__(self) -> str:
-        return f"place the tree in /var/lib/machines/{self.name}"
+        return f"{'mount' if self.storage == 'overlay' else 'place'} the tree in /var/lib/machines/{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveTree(Step):
-    """Remove a root tree from the pool: first out of sight, then away."""
+    """Remove a root tree from the pool: first out of sight, then away; and the layer it was, if it was one."""
+
+    path: str
+    layer: str = ""
+
+    def __str__(self) -> str:
+        return f"remove the tree {self.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveBase(Step):
+    """Remove a base that nothing was copied from any more, or what is left of one."""
+
+    base: str
+
+    def __str__(self) -> str:
+        return f"remove base {self.base}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakePool(Step):
+    """Make the file that a pool is in, with a btrfs of so many bytes."""
+
+    size: int
+
+    def __str__(self) -> str:
+        return f"make a btrfs of {self.size} bytes in a file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveLeftover(Step):
+    """Remove what a run that was killed left in the store."""
 
     path: str
 
     def __str__(self) -> str:
-        return f"remove the tree {self.path}"
+        return f"remove {self.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetDisk(Step):
+    """Let a machine's tree take so many bytes of disk and no more, or as many as there are."""
+
+    size: int | None
+
+    def __str__(self) -> str:
+        return f"let {self.machine} have {'all' if self.size is None else self.size} bytes of disk"
 
 
 @dataclass(frozen=True, kw_only=True)

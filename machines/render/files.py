@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from machines.model.base import Payload
+from machines.model.frozen import dataclass, field
 from machines.model.machine import Bind, Machine, Publish
-from machines.model.names import bridge_unit, extra_link, machine_unit
+from machines.model.names import bridge_unit, extra_link, machine_unit, mount_unit
 from machines.model.network import DHCP_OFFSET, DHCP_SIZE, Network
 from machines.render import paths
-from machines.render.environment import escape_setting, render
+from machines.render.environment import escape_setting, quote_word, render
+
+# The kernel build's defaults differ. index=on refuses a layer that was copied; with metacopy=on files of a layer would
+# be nothing without their base; without redirect_dir=on a guest that renames a directory of its base copies it
+# (Documentation/filesystems/overlayfs.rst).
+OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=on"
 
 NAT_UNIT = "machctl-nat.service"
 
@@ -21,7 +27,8 @@ class Placement:
     """What the host adds to a declaration.
 
     ``networks`` holds those of the machine's bridges that machctl makes, ``addresses`` the machine's address on each
-    of them; the bridges in neither were there before.
+    of them; the bridges in neither were there before. ``storage`` is the driver that keeps the tree, ``uid`` the first
+    of the machine's ids where that fixes them, ``payload`` what runs in place of an init.
     """
 
     networks: Mapping[str, Network] = field(default_factory=dict)
@@ -30,6 +37,9 @@ class Placement:
     idmap_paths: frozenset[str] = frozenset()
     ipv6_loopback: bool = True
     networkd: bool = True
+    storage: str = ""
+    uid: int | None = None
+    payload: Payload | None = None
 
 
 def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
@@ -51,6 +61,11 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         "machine.nspawn",
         header=header,
         hostname=machine.hostname,
+        payload=_payload(placement.payload),
+        uid=placement.uid,
+        ephemeral=_ephemeral(machine, placement),
+        # On the host it would be a link into what is gone after a stop, or that only the machine has mounted.
+        link_journal=not (placement.payload or machine.ephemeral or placement.storage == "raw"),
         binds=[_bind(bind, idmap=bind.source in placement.idmap_paths) for bind in machine.binds],
         bridge=first,
         extra_links=extras,
@@ -67,7 +82,11 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         # nspawn cuts a longer name and keeps all of it as an altname, which ip(8) takes as well.
         hairpin=f"vb-{machine.name}" if target and machine.publish else "",
         extra_links=extras,
+        name=machine.name,
+        guest_links=_guest_links(machine, placement) if placement.payload else [],
     )
+    if placement.uid is not None:
+        files |= _mounts(machine.name, placement.uid, header)
     if target and machine.publish:
         files[f"{paths.NAT_DIRECTORY}/machine-{machine.name}.nft"] = render(
             "ports.nft", header=header, ports=_nat_ports(machine.publish), target=target
@@ -103,6 +122,9 @@ def render_bridge(network: Network, *, networkd: bool, dns: tuple[str, ...]) -> 
 def render_guest(machine: Machine, placement: Placement) -> dict[str, str]:
     """Give the files inside the machine's tree that follow from its declaration: path in the tree to text."""
     header = paths.machine_header(machine.name, machine.origin)
+    if placement.payload:
+        # There is no resolved in it to ask.
+        return {paths.GUEST_RESOLV_CONF: render("resolv.conf", header=header, dns=placement.dns)}
     files = {}
     for index, bridge in enumerate(machine.bridges):
         network = placement.networks.get(bridge)
@@ -120,6 +142,49 @@ def render_guest(machine: Machine, placement: Placement) -> dict[str, str]:
             dns=placement.dns,
         )
     return files
+
+
+def _payload(payload: Payload | None) -> dict[str, object] | None:
+    if payload is None:
+        return None
+    return {
+        "command": " ".join(map(quote_word, payload.command)),
+        "environment": [quote_word(assignment) for assignment in payload.environment],
+        "user": "" if payload.user in {"root", "0"} else payload.user,
+        "directory": payload.directory,
+    }
+
+
+def _ephemeral(machine: Machine, placement: Placement) -> str:
+    """Only btrfs copies a tree at every start without it taking time; the others get a layer in memory over it."""
+    if not machine.ephemeral:
+        return ""
+    return "snapshot" if placement.storage == "btrfs" else "memory"
+
+
+def _guest_links(machine: Machine, placement: Placement) -> list[str]:
+    """What ip(8) has to do in a machine that has nothing inside to give its links their addresses."""
+    commands = []
+    for index, bridge in enumerate(machine.bridges):
+        address, network = placement.addresses.get(bridge), placement.networks.get(bridge)
+        if address and network:
+            commands += [f"addr add {address}/{network.prefix_length} dev host{index}", f"link set host{index} up"]
+            commands += [f"route add default via {network.gateway}"] if index == 0 else []
+    return [f'nsenter --target "$$leader" --net ip {command}' for command in commands]
+
+
+def _mounts(name: str, uid: int, header: str) -> dict[str, str]:
+    """The mounts that make a machine's tree of its base and its layer (systemd.mount(5))."""
+    layer, tree = paths.layer(name), paths.tree(name)
+    lower = mount_unit(f"{layer}/lower")
+    values = {
+        "header": header, "name": name, "layer": layer, "tree": tree, "uid": uid, "lower": lower,
+        "options": OVERLAY_OPTIONS,
+    }  # fmt: skip
+    return {
+        f"{paths.UNIT_DIRECTORY}/{lower}": render("lower.mount", **values),
+        f"{paths.UNIT_DIRECTORY}/{mount_unit(tree)}": render("tree.mount", **values),
+    }
 
 
 def _bind(bind: Bind, *, idmap: bool) -> dict[str, str]:

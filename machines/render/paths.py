@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from machines.model.machine import Publish
+from machines.model.names import mount_unit
 
 NSPAWN_DIRECTORY = "/etc/systemd/nspawn"
 UNIT_DIRECTORY = "/etc/systemd/system"
@@ -16,6 +17,12 @@ NAT_FILE = f"{STATE_DIRECTORY}/nat.nft"
 RECORD_DIRECTORY = f"{STATE_DIRECTORY}/machines"
 NETWORK_RECORD_DIRECTORY = f"{STATE_DIRECTORY}/networks"
 LOG_DIRECTORY = "/var/log/machctl"
+POOL_DIRECTORY = "/var/lib/machines"
+STORE_DIRECTORY = f"{STATE_DIRECTORY}/store"
+LAYER_DIRECTORY = f"{STORE_DIRECTORY}/layers"
+POOL_IMAGE = f"{STATE_DIRECTORY}/pool.btrfs"
+POOL_MOUNT = f"{STATE_DIRECTORY}/pool"
+GUEST_RESOLV_CONF = "/etc/resolv.conf"
 
 _HEADER = re.compile(r"# machctl: (machine|bridge|fleet) (\S+)")
 
@@ -41,9 +48,29 @@ def port_unit(name: str, port: Publish, suffix: str) -> str:
     return f"machctl-port-{name}-{port.host}{address}.{suffix}"
 
 
+def unit_of(path: str) -> str:
+    """The unit that a unit file or a drop-in is of."""
+    return path.removeprefix(f"{UNIT_DIRECTORY}/").split("/")[0].removesuffix(".d")
+
+
 def bootstrap_log(name: str) -> str:
     """All that the bootstrapper of a machine printed."""
     return f"{LOG_DIRECTORY}/{name}.bootstrap.log"
+
+
+def tree(name: str) -> str:
+    """A machine's root tree."""
+    return f"{POOL_DIRECTORY}/{name}"
+
+
+def layer(name: str) -> str:
+    """What a machine has of its own over a base, where its tree is mounted of the two."""
+    return f"{LAYER_DIRECTORY}/{name}"
+
+
+def mount_units(name: str) -> tuple[str, str]:
+    """The units that mount a machine's tree: its base with the machine's ids, then the layer over it."""
+    return mount_unit(f"{layer(name)}/lower"), mount_unit(tree(name))
 
 
 def network_record(bridge: str) -> str:
@@ -82,11 +109,14 @@ def owner(path: str, text: str) -> tuple[str, str] | None:
     kind, name = match[1], match[2].rstrip(",;")
     if kind == "machine":
         own = {settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"}
+        own |= {GUEST_RESOLV_CONF, *(f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name))}
         mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/machctl-port-{name}-", guest_network_file("")[:-8]))
     elif kind == "bridge":
         mine = (
             path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.") or path == f"{NAT_DIRECTORY}/bridge-{name}.nft"
         )
     else:
-        mine = path == NAT_FILE
+        mine = path == NAT_FILE or path in {
+            f"{UNIT_DIRECTORY}/{mount_unit(where)}" for where in (POOL_MOUNT, POOL_DIRECTORY, STORE_DIRECTORY)
+        }
     return (kind, name) if mine else None

@@ -79,3 +79,12 @@ def test_systemd_takes_the_drop_ins(dropin: Path, tmp_path: Path) -> None:
     unit.write_text("[Service]\nExecStart=/bin/true\n" + dropin.read_text())
     complaints = run("systemd-analyze", "verify", "--man=no", unit)
     assert [line for line in complaints.splitlines() if str(tmp_path) in line] == []
+
+
+@pytest.mark.parametrize("tree", sorted(CASES.glob("**/var-lib-machines-*.mount")), ids=lambda path: path.name)
+def test_systemd_takes_the_mounts(tree: Path, tmp_path: Path) -> None:
+    for unit in tree.parent.glob("*.mount"):
+        shutil.copy(unit, tmp_path)
+    complaints = run("systemd-analyze", "verify", "--man=no", tmp_path / tree.name)
+    # It says so where the name of a unit is not that of its mount point, or it needs one that is not there.
+    assert [line for line in complaints.splitlines() if "var-lib-mach" in line] == []

@@ -11,10 +11,12 @@ import ipaddress
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from machines.declare.fleet import parse_fleet
+from machines.model.base import Payload
 from machines.model.network import Network
 from machines.render.files import Placement, render_bridge, render_guest, render_machine
 
@@ -38,12 +40,20 @@ def rendered(case: Path) -> dict[str, str]:
             idmap_paths=frozenset(facts.get("idmap-paths", ())),
             ipv6_loopback=facts.get("ipv6-loopback", True),
             networkd=facts.get("networkd", True),
+            storage=facts.get("storage", ""),
+            uid=facts.get("uids", {}).get(name),
+            payload=payload(facts["payloads"][name]) if name in facts.get("payloads", {}) else None,
         )
         files |= render_machine(machine, placement)
         files |= {f"/tree/{name}{path}": text for path, text in render_guest(machine, placement).items()}
         for network in placement.networks.values():
             files |= render_bridge(network, networkd=placement.networkd, dns=placement.dns)
     return files
+
+
+def payload(values: dict[str, Any]) -> Payload:
+    """Read what a tree without an init runs."""
+    return Payload(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 @pytest.mark.parametrize("case", sorted(CASES.glob("*.toml")), ids=lambda path: path.stem)

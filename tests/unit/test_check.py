@@ -10,10 +10,12 @@ import pytest
 
 from machines.declare.values import parse_publish
 from machines.model.machine import Bind
-from machines.model.observed import Host, Link, Listener, Record, Tree
-from machines.plan.check import TOOLS, check_bootstrap, check_host, check_machine, check_new
+from machines.model.observed import Host, Link, Listener, Record
+from machines.model.source import Source, parse_source
+from machines.model.tree import Tree
+from machines.plan.check import PACKAGES, TOOLS, check_host, check_machine, check_new, check_tree
 from machines.render import paths
-from samples import empty_host, host_with, machine, running
+from samples import BASE, TRIXIE, empty_host, host_with, machine, running
 
 
 @pytest.mark.parametrize(
@@ -31,16 +33,16 @@ def test_host_on_which_nothing_can_be_changed(values: dict[str, Any], code: int,
     assert message in error.message
     assert error.exit_code == code
     assert error.hint
-    assert check_new(machine(), empty_host(**values), {})[0].message == error.message
+    assert check_new(machine(), empty_host(**values), {}, None)[0].message == error.message
 
 
 def test_host_that_has_what_it_takes() -> None:
-    assert check_new(machine(), empty_host(), {}) == []
+    assert check_new(machine(), empty_host(), {}, None) == []
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_missing_tool_names_its_package(tool: str) -> None:
-    (error,) = check_new(machine(), empty_host(tools=empty_host().tools - {tool}), {})
+    (error,) = check_new(machine(), empty_host(tools=empty_host().tools - {tool}), {}, None)
     assert (error.message, error.hint) == (f"{tool} is not installed", f"apt install {TOOLS[tool]}")
     assert error.exit_code == 7
 
@@ -56,7 +58,7 @@ def test_missing_tool_names_its_package(tool: str) -> None:
     ],
 )
 def test_bootstrapper_that_is_not_installed(bootstrapper: str, tools: set[str], *, wrong: bool) -> None:
-    errors = check_new(machine(bootstrapper=bootstrapper), empty_host(tools=frozenset({*TOOLS, *tools})), {})
+    errors = check_new(machine(bootstrapper=bootstrapper), empty_host(tools=frozenset({*TOOLS, *tools})), {}, None)
     assert bool(errors) is wrong
 
 
@@ -92,7 +94,7 @@ def test_bootstrapper_that_is_not_installed(bootstrapper: str, tools: set[str], 
     ],
 )
 def test_name_that_is_taken(host: Host, declared: dict[str, Any], message: str) -> None:
-    (error,) = check_new(machine(), host, declared)
+    (error,) = check_new(machine(), host, declared, None)
     assert error.message == message
     assert error.exit_code == 5
     assert error.hint
@@ -100,13 +102,13 @@ def test_name_that_is_taken(host: Host, declared: dict[str, Any], message: str) 
 
 def test_suggested_name_is_free() -> None:
     trees = {name: Tree(name, f"/var/lib/machines/{name}") for name in ("web", "web2", "web3")}
-    (error,) = check_new(machine(), empty_host(trees=trees), {})
+    (error,) = check_new(machine(), empty_host(trees=trees), {}, None)
     assert "such as web4" in error.hint
 
 
 def test_suggested_name_is_one() -> None:
     name = "a" * 64
-    (error,) = check_new(machine(name), empty_host(trees={name: Tree(name, f"/var/lib/machines/{name}")}), {})
+    (error,) = check_new(machine(name), empty_host(trees={name: Tree(name, f"/var/lib/machines/{name}")}), {}, None)
     assert "a" * 64 + "2" not in error.hint
 
 
@@ -205,18 +207,82 @@ def test_bind_of_what_is_not_there() -> None:
 
 
 def test_disk_that_is_nearly_full() -> None:
-    (error,) = check_new(machine(), empty_host(free_bytes=100 * 2**20), {})
-    assert error.message == "/var/lib/machines has 100 MB free; a new tree needs 600 MB"
+    (error,) = check_new(machine(), empty_host(free_bytes=100 * 2**20), {}, None)
+    assert error.message == "/var/lib/machines has 100 MB free; a new tree needs 1200 MB"
+    assert "machctl image prune" in error.hint
 
 
-@pytest.mark.parametrize(("trees", "free", "message"), [
-    (1, 600, None),
-    (2, 1200, None),
-    (2, 1000, "/var/lib/machines has 1000 MB free; 2 new trees need 1200 MB"),
-])  # fmt: skip
-def test_disk_has_to_hold_all_new_trees(trees: int, free: int, message: str | None) -> None:
-    errors = check_bootstrap(machine(), empty_host(free_bytes=free * 2**20), trees=trees)
-    assert [error.message for error in errors] == ([message] if message else [])
+TAR = parse_source("tar:/srv/web.tar")
+
+
+@pytest.mark.parametrize(
+    ("source", "based", "driver", "trees", "needed"),
+    [
+        # The base, and then the copy of it.
+        (None, False, "copy", 1, 1200),
+        (None, False, "copy", 2, 1800),
+        (None, False, "btrfs", 1, 600),
+        (None, False, "overlay", 9, 600),
+        (None, False, "reflink", 9, 600),
+        (None, True, "copy", 1, 250),
+        (None, True, "copy", 3, 750),
+        (None, True, "btrfs", 3, 32),
+        (TAR, False, "btrfs", 1, 32),
+        (TAR, False, "copy", 1, 632),
+    ],
+)
+def test_disk_has_to_hold_all_new_trees(
+    source: Source | None, driver: str, trees: int, needed: int, *, based: bool
+) -> None:
+    declared = machine(source=source or TRIXIE)
+    base = BASE if based else None
+    enough = empty_host(free_bytes=needed * 2**20, storage={"auto": driver})
+    assert check_tree(declared, enough, base, trees=trees) == []
+    (error,) = check_tree(declared, dataclasses.replace(enough, free_bytes=needed * 2**20 - 1), base, trees=trees)
+    what = "a new tree needs" if trees == 1 else f"{trees} new trees need"
+    assert error.message == f"/var/lib/machines has {needed - 1} MB free; {what} {needed} MB"
+
+
+@pytest.mark.parametrize(
+    ("source", "driver", "wrong"),
+    [
+        ("debian", "btrfs", ""),
+        ("debian", "overlay", "disk limit of web: overlay storage knows no limits"),
+        ("debian", "reflink", "disk limit of web: reflink storage knows no limits"),
+        ("debian", "copy", "disk limit of web: copy storage knows no limits"),
+        ("raw:/srv/disk.raw", "btrfs", "disk limit of web: a raw image has the size it has"),
+    ],
+)
+def test_disk_limit_only_where_something_keeps_it(source: str, driver: str, wrong: str) -> None:
+    declared = machine(source=parse_source(source), disk=2**30)
+    errors = check_tree(declared, empty_host(storage={"auto": driver}), BASE)
+    assert [error.message for error in errors] == ([wrong] if wrong else [])
+    for error in errors:
+        assert error.exit_code == 7
+        assert "machctl pool create --btrfs" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("source", "bootstrapper", "tools", "missing"),
+    [
+        ("arch", "auto", {"pacstrap"}, ""),
+        ("arch", "auto", {"mmdebstrap", "dnf"}, "pacstrap"),
+        ("fedora:42", "auto", {"dnf"}, ""),
+        ("fedora:42", "auto", {"dnf5"}, ""),
+        ("fedora:42", "auto", {"pacstrap"}, "dnf"),
+        ("ubuntu:noble", "auto", {"debootstrap"}, ""),
+        ("ubuntu:noble", "mmdebstrap", {"debootstrap"}, "mmdebstrap"),
+        ("tar:/srv/web.tar", "auto", set(), ""),
+        ("dir:/srv/web", "auto", set(), ""),
+        ("image:golden", "auto", set(), ""),
+    ],
+)
+def test_tool_that_a_source_takes(source: str, bootstrapper: str, tools: set[str], missing: str) -> None:
+    declared = machine(source=parse_source(source), bootstrapper=bootstrapper)
+    host = empty_host(tools=frozenset({*TOOLS, *tools}))
+    errors = check_tree(declared, host, None)
+    assert [error.hint for error in errors] == ([f"apt install {PACKAGES[missing]}"] if missing else [])
+    assert check_tree(declared, host, BASE) == []
 
 
 def test_everything_wrong_is_found_at_once() -> None:
@@ -231,4 +297,4 @@ def test_everything_wrong_is_found_at_once() -> None:
         listeners=(Listener("0.0.0.0", 80), Listener("0.0.0.0", 81)),
         missing_binds=frozenset({"/nowhere"}),
     )
-    assert len(check_new(declared, host, {})) == 1 + len(TOOLS) + 1 + 1 + 2 + 1 + 1
+    assert len(check_new(declared, host, {}, None)) == 1 + len(TOOLS) + 1 + 1 + 2 + 1 + 1

@@ -59,6 +59,80 @@ def test_machine_with_everything() -> None:
     )
 
 
+def test_machine_with_a_tree_of_its_own_kind() -> None:
+    digits = "0a" * 32
+    machines, errors = read(f"""
+        [machines.web]
+        source = "tar:https://example.org/web.tar.zst"
+        checksum = "{digits}"
+        storage = "btrfs"
+        disk = "10G"
+        ephemeral = true
+        [machines.db]
+        source = "raw:http://example.org/db.img"
+        insecure = true
+        [machines.arch]
+        source = "arch"
+        keyring = "/usr/share/keyrings/mine.gpg"
+        bootstrapper = "pacstrap"
+        disk = 1073741824
+    """)
+    assert errors == []
+    assert machines["web"] == Machine(
+        name="web",
+        source=Source("tar", "https://example.org/web.tar.zst"),
+        origin=FILE,
+        checksum=f"sha256:{digits}",
+        storage="btrfs",
+        disk=10 * 2**30,
+        ephemeral=True,
+    )
+    assert machines["db"].insecure
+    assert (machines["arch"].keyring, machines["arch"].disk) == ("/usr/share/keyrings/mine.gpg", 2**30)
+
+
+SUM = f'checksum = "{"0" * 64}"'
+
+
+@pytest.mark.parametrize(
+    ("source", "lines", "wrong"),
+    [
+        ("tar:https://example.org/x.tar", "", "nothing says what tar:https://example.org/x.tar has to be"),
+        ("raw:http://example.org/x.raw", "", "nothing says what raw:http://example.org/x.raw has to be"),
+        ("tar:https://example.org/x.tar", SUM, ""),
+        ("tar:https://example.org/x.tar", "insecure = true", ""),
+        (
+            "tar:https://example.org/x.tar",
+            "insecure = false",
+            "nothing says what tar:https://example.org/x.tar has to be",
+        ),
+        ("tar:/srv/x.tar", "", ""),
+        ("tar:/srv/x.tar", SUM, ""),
+        ("raw:/srv/x.raw", SUM, ""),
+        ("debian:trixie", SUM, "debian:trixie has no checksum"),
+        ("dir:/srv/x", SUM, "dir:/srv/x has no checksum"),
+        ("oci:docker.io/library/nginx", SUM, "oci:docker.io/library/nginx has no checksum"),
+        ("oci:docker.io/library/nginx", "", ""),
+        ("tar:/srv/x.tar", 'packages = ["less"]', "tar:/srv/x.tar takes no packages: it is copied as it is"),
+        ("image:golden", 'packages = ["less"]', "image:golden takes no packages: it is copied as it is"),
+        ("dir:/srv/x", 'mirror = "http://m.example/"', "dir:/srv/x takes no mirror: it is copied as it is"),
+        ("oci:/srv/x", 'keyring = "/k.gpg"', "oci:/srv/x takes no keyring: it is copied as it is"),
+        ("fedora:42", 'packages = ["less"]\nmirror = "http://m.example/"\nkeyring = "/k.gpg"', ""),
+        ("tar:/srv/x.tar", 'ssh-keys = ["ssh-ed25519 AAAA"]', ""),
+    ],
+)
+def test_what_a_source_is_asked_for(source: str, lines: str, wrong: str) -> None:
+    machines, errors = parse_fleet({FILE: f'[machines.web]\nsource = "{source}"\n{lines}\n'})
+    assert [error.message for error in errors] == ([f"{FILE}: machines.web: {wrong}"] if wrong else [])
+    assert list(machines) == ([] if wrong else ["web"])
+    assert all(error.hint for error in errors)
+
+
+def test_all_that_a_source_does_not_take_is_said_at_once() -> None:
+    text = f'source = "image:x"\n{SUM}\npackages = ["a"]\nmirror = "http://m.example/"\nkeyring = "/k.gpg"\n'
+    assert len(parse_fleet({FILE: f"[machines.web]\n{text}"})[1]) == 4
+
+
 def test_machine_with_nothing_but_its_source() -> None:
     machines, errors = read('[machines.web]\nsource = "debian"')
     assert errors == []
@@ -94,6 +168,12 @@ def test_empty_fleet(text: str) -> None:
         ("autostart = 'yes'", "machines.web.autostart: must be true or false, is a string"),
         ("hostname = 1", "machines.web.hostname: must be a string, is a number"),
         ("hostname = 2026-01-01", "machines.web.hostname: must be a string, is a date"),
+        ("disk = '10'", "machines.web.disk: disk '10' is 10 bytes; a tree needs at least 256M"),
+        ("storage = 'zfs'", "machines.web.storage: 'zfs' is not a storage driver"),
+        ("keyring = 'keys.gpg'", "machines.web.keyring: keyring 'keys.gpg' is not an absolute path"),
+        ("checksum = '00'", "machines.web.checksum: '00' is not a checksum"),
+        ("ephemeral = 1", "machines.web.ephemeral: must be true or false, is a number"),
+        ("insecure = 'no'", "machines.web.insecure: must be true or false, is a string"),
         ("memroy = '1G'", "machines.web.memroy: is not a key of this table"),
     ],
 )

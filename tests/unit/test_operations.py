@@ -5,39 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from acting import REPORTER, Meanwhile, Once, apply, create, declare, nothing_left, see, web
 from fakes import FakeHost
 from machines.declare.fleet import own_file
-from machines.errors import CommandFailed, Conflict, MachctlError, NotFound
-from machines.host.interfaces import BootstrapRequest, Progress
-from machines.model.machine import Machine, Publish
-from machines.model.observed import Link, Listener
+from machines.errors import CommandFailed, Conflict, InvalidFile, MachctlError, NotFound
+from machines.model.base import Payload
+from machines.model.machine import Publish
+from machines.model.observed import Link, Listener, Record
 from machines.model.tree import Tree
-from machines.operations import fleet, tree
-from machines.operations.observe import observe
-from machines.operations.reporter import Reporter
+from machines.operations import fleet
+from machines.operations.observe import observe, read_records, write_record
 from machines.render import paths
-from samples import machine
+from samples import PAYLOAD, machine
 
-REPORTER = Reporter()
-
-
-@pytest.fixture(autouse=True)
-def as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr(tree, "LOG_DIRECTORY", str(tmp_path))
-
-
-def web(name: str = "web", **values: object) -> Machine:
-    return machine(name, origin=own_file(name), publish=(Publish(8080, 80),), **values)
-
-
-def create(host: FakeHost, made: Machine) -> None:
-    asyncio.run(fleet.create(made, host, REPORTER))
+pytestmark = pytest.mark.usefixtures("as_root")
 
 
 def test_create_leaves_a_declared_machine_that_apply_has_nothing_to_do_for() -> None:
@@ -46,42 +31,37 @@ def test_create_leaves_a_declared_machine_that_apply_has_nothing_to_do_for() -> 
     assert "web" in host.placed
     assert own_file("web") in host.files.texts
     plans = fleet.plan_fleet([], host, verb="plan")
-    assert set(plans) == {"web", ""}
-    # The fake has no guest files, which these are about.
-    assert all("in the tree of web" in str(step) for step in plans["web"])
-    assert plans[""] == []
+    assert plans == {"web": [], "": []}
 
 
-def test_a_bootstrap_that_fails_leaves_nothing() -> None:
-    host = FakeHost(bootstrap_fails=True)
+def test_a_source_that_fails_leaves_nothing() -> None:
+    host = FakeHost(source_fails=True)
     with pytest.raises(CommandFailed, match="no space"):
         create(host, web())
-    assert host.files.texts == {}
-    assert host.placed == {}
-    assert host.staged == set()
-    assert host.files.held == set()
+    assert nothing_left(host)
+    assert list(Path(host.storage.room).iterdir()) == []
 
 
-@pytest.mark.parametrize("failing", ["reload networkd", "reload systemd", "start machctl-bridge@br0.service", "nft -f"])
-def test_a_create_that_fails_after_its_bootstrap_leaves_nothing(failing: str) -> None:
-    host = FakeHost(failing=[failing])
+@pytest.mark.parametrize(
+    "failing",
+    ["copy web", "reload networkd", "reload systemd", "start machctl-bridge@br0.service", "nft -f"],
+)
+@pytest.mark.parametrize("driver", ["copy", "overlay"])
+@pytest.mark.usefixtures("seen")
+def test_a_create_that_fails_once_it_has_its_base_leaves_that_alone(driver: str, failing: str, host: FakeHost) -> None:
+    host.storage.driver = driver
+    # Somebody has asked for its state: systemd keeps that until its files are read again.
+    host.loaded = {"systemd-nspawn@web.service"}
     # What takes back must not fail on the same thing again.
     calls = iter([True])
-    host.failing = _Once(failing, calls)  # type: ignore[assignment]
+    host.failing = Once(failing, calls)  # type: ignore[assignment]
     with pytest.raises(MachctlError, match="failed"):
         create(host, web())
-    assert host.files.texts == {}
-    assert host.placed == {}
+    assert nothing_left(host)
     assert host.bridges == {}
-
-
-class _Once:
-    def __init__(self, what: str, calls: Iterator[bool]) -> None:
-        self.what = what
-        self.calls = calls
-
-    def __contains__(self, what: object) -> bool:
-        return what == self.what and next(self.calls, False)
+    assert [base.source for base in host.storage.bases().values()] == ["debian:trixie"]
+    create(host, web())
+    assert host.done.count("make debian:trixie") == 1
 
 
 def test_a_killed_create_is_cleaned_by_the_next() -> None:
@@ -146,37 +126,44 @@ def test_apply_goes_on_with_the_others_when_one_fails() -> None:
     host = FakeHost()
     for name, port in (("a", 1001), ("b", 1002)):
         host.files.texts[own_file(name)] = f'[machines.{name}]\nsource = "debian"\npublish = ["{port}:80"]\n'
-    host.failing = {"bootstrap a"}
+    host.failing = {"copy a"}
     plans, failed = asyncio.run(fleet.apply([], host, REPORTER))
     assert set(plans) == {"a", "b", ""}
     assert set(failed) == {"a"}
     assert set(host.placed) == {"b"}
 
 
-def declare(host: FakeHost, name: str, *lines: str) -> None:
-    host.files.texts[own_file(name)] = "\n".join([f"[machines.{name}]", 'source = "debian"', *lines]) + "\n"
+def test_apply_goes_on_with_the_others_when_a_source_fails() -> None:
+    host = FakeHost(failing=["make debian:trixie"])
+    declare(host, "a")
+    declare(host, "b", source="debian:bookworm")
+    declare(host, "c")
+    plans, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    assert set(failed) == {"a", "c"}
+    assert set(plans) == {"b", ""}
+    assert set(host.placed) == {"b"}
+    assert set(observe(host).records) == {"b"}
 
 
-def apply(host: FakeHost) -> None:
-    _, failed = asyncio.run(fleet.apply([], host, REPORTER))
-    assert failed == {}
+def theirs_appears(host: FakeHost) -> None:
+    host.placed["web"] = Tree("web", "/var/lib/machines/web")
 
 
-class Meanwhile(FakeHost):
-    """A host on which somebody does something while a tree is bootstrapped."""
-
-    def __init__(self, act: Callable[[FakeHost], None]) -> None:
-        super().__init__()
-        self.act = act
-
-    async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
-        await super().bootstrap(request, progress)
-        self.act(self)
+def test_a_tree_that_appeared_while_the_base_was_made_is_left_alone() -> None:
+    host = Meanwhile(theirs_appears, when="make debian:trixie")
+    with pytest.raises(Conflict, match="machine web exists already"):
+        create(host, web())
+    assert set(host.placed) == {"web"}
+    assert host.files.texts == {}
+    assert "copy web" not in host.done
 
 
-def test_a_tree_that_appeared_meanwhile_is_left_alone() -> None:
+@pytest.mark.parametrize("driver", ["copy", "overlay"])
+def test_a_tree_that_appeared_meanwhile_is_left_alone(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = Tree("web", "/var/lib/machines/web")
-    host = Meanwhile(lambda host: host.placed.update(web=theirs))
+    host = Meanwhile(theirs_appears)
+    host.storage.driver = driver
+    see(host, monkeypatch)
     host.running = lambda: {"web": "systemd-nspawn@web.service"} if host.placed else {}  # type: ignore[method-assign]
     host.facts.enabled_machines = lambda: {"web": True} if host.placed else {}
     host.facts.journal_links = lambda trees: {tree.name: "/var/log/journal/0123" for tree in trees}
@@ -184,7 +171,7 @@ def test_a_tree_that_appeared_meanwhile_is_left_alone() -> None:
     with pytest.raises(Conflict, match="has appeared in the meantime"):
         create(host, web())
     assert host.placed == {"web": theirs}
-    assert host.staged == set()
+    assert (host.staged, host.storage.layers()) == (set(), [])
     assert host.files.texts == {"/var/log/journal/0123": "theirs"}
     assert not [what for what in host.done if "systemd-nspawn@web" in what]
     assert host.files.held == set()
@@ -200,36 +187,42 @@ def test_settings_that_appeared_meanwhile_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("path", [own_file("web"), paths.settings_file("web"), paths.NAT_FILE])
-def test_a_create_that_fails_between_its_bootstrap_and_the_place_leaves_no_staged_tree(path: str) -> None:
+@pytest.mark.parametrize("driver", ["copy", "btrfs", "overlay"])
+def test_a_create_that_fails_between_its_copy_and_the_place_leaves_no_staged_tree(path: str, driver: str) -> None:
     host = FakeHost()
+    host.storage.driver = driver
     host.files.refused.add(path)
     with pytest.raises(MachctlError, match="cannot be written"):
         create(host, web())
-    assert "bootstrap web" in host.done
-    assert (host.placed, host.staged, host.files.texts) == ({}, set(), {})
+    assert "copy web" in host.done
+    assert nothing_left(host)
 
 
-def test_an_apply_that_fails_between_a_bootstrap_and_the_place_leaves_no_staged_tree() -> None:
+def test_an_apply_that_fails_between_a_copy_and_the_place_leaves_no_staged_tree() -> None:
     host = FakeHost()
     declare(host, "web")
     host.files.refused.add(paths.settings_file("web"))
     _, failed = asyncio.run(fleet.apply([], host, REPORTER))
     assert set(failed) == {"web"}
-    assert "bootstrap web" in host.done
+    assert "copy web" in host.done
     assert (host.placed, host.staged) == ({}, set())
     host.files.refused.clear()
     apply(host)
     assert set(host.placed) == {"web"}
 
 
-def test_a_create_that_is_cancelled_leaves_nothing() -> None:
+@pytest.mark.parametrize("driver", ["copy", "overlay"])
+@pytest.mark.parametrize(("when", "bases"), [("make debian:trixie", 0), ("copy web", 1)])
+def test_a_create_that_is_cancelled_leaves_nothing(when: str, bases: int, driver: str) -> None:
     def cancel(host: FakeHost) -> None:
         raise asyncio.CancelledError
 
-    host = Meanwhile(cancel)
+    host = Meanwhile(cancel, when=when)
+    host.storage.driver = driver
     with pytest.raises(asyncio.CancelledError):
         create(host, web())
-    assert (host.placed, host.staged, host.files.texts, host.files.held) == ({}, set(), {}, set())
+    assert nothing_left(host)
+    assert len(host.storage.bases()) == len(list(Path(host.storage.room).iterdir())) == bases
 
 
 def test_a_create_waits_for_whoever_has_the_fleet() -> None:
@@ -300,14 +293,22 @@ def test_a_bridge_stays_for_the_machine_that_comes_to_it_in_the_same_apply() -> 
 
 def test_the_disk_has_to_hold_every_new_tree_of_an_apply() -> None:
     host = FakeHost()
-    host.pool.free_bytes = lambda: 1000 * 2**20
-    declare(host, "a")
-    apply(host)
     declare(host, "b")
     declare(host, "c")
-    with pytest.raises(MachctlError, match="2 new trees need 1200 MB"):
+    host.pool.free_bytes = lambda: 1000 * 2**20
+    with pytest.raises(MachctlError, match="2 new trees need 1800 MB"):
+        apply(host)
+    assert host.done == []
+    host.pool.free_bytes = lambda: 10**12
+    create(host, web("a"))
+    # What their base takes is known by now.
+    host.pool.free_bytes = lambda: 400 * 2**20
+    with pytest.raises(MachctlError, match="2 new trees need 500 MB"):
         apply(host)
     assert set(host.placed) == {"a"}
+    host.storage.driver = "btrfs"
+    apply(host)
+    assert set(host.placed) == {"a", "b", "c"}
 
 
 def test_records_are_read_as_they_were_written() -> None:
@@ -317,6 +318,44 @@ def test_records_are_read_as_they_were_written() -> None:
     record = observe(host).records["web"]
     assert (record.ports, record.foreign) == (("[::1]:53:53",), ("lan0",))
     assert set(record.addresses) == {"br0"}
+
+
+RECORD = Record(
+    "web",
+    {"br0": "10.64.7.2"},
+    ("8080:80",),
+    ("lan0",),
+    made={"source": "debian:trixie", "packages": ["less"]},
+    storage="overlay",
+    base="0123456789ab-1",
+    uid=0x80000,
+    payload=PAYLOAD,
+    disk=2**30,
+    intent="throwaway",
+)
+
+
+@pytest.mark.parametrize("record", [RECORD, Record("web"), Record("web", payload=Payload(("/x",)))])
+def test_record_is_read_as_it_was_written(record: Record) -> None:
+    host = FakeHost()
+    host.files.texts[paths.machine_record("web")] = write_record(record)
+    assert read_records(host) == {"web": record}
+
+
+def test_record_of_an_earlier_machctl_is_read() -> None:
+    host = FakeHost()
+    host.files.texts[paths.machine_record("web")] = '{"addresses": {"br0": "10.64.7.2"}, "ports": []}'
+    assert read_records(host) == {"web": Record("web", {"br0": "10.64.7.2"})}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"addresses": {}, "ports": ["x"]}', '{"addresses": {}, "ports": [], "payload": {"x": 1}}']
+)
+def test_record_that_is_none(text: str) -> None:
+    host = FakeHost()
+    host.files.texts[paths.machine_record("web")] = text
+    with pytest.raises(InvalidFile, match="is not what machctl wrote there"):
+        read_records(host)
 
 
 def test_setting_writes_only_what_was_set() -> None:

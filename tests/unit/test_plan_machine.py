@@ -11,32 +11,48 @@ import pytest
 
 from machines.declare.write import write_machine
 from machines.errors import Conflict
+from machines.model.base import Payload
 from machines.model.limits import Limits
 from machines.model.machine import Machine, Publish
-from machines.model.names import bridge_unit
-from machines.model.observed import Host, Link, Record, Tree
+from machines.model.names import bridge_unit, machine_unit
+from machines.model.observed import Host, Link, Record
+from machines.model.tree import Tree
 from machines.plan import machine as reasons
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.machine import plan_machine, restart_note, tree_note
 from machines.render import paths
-from samples import BRIDGE, SUBNET, edited, empty_host, host_with, kinds, machine, nat_table, running, shown
+from samples import (
+    BASE,
+    BRIDGE,
+    PAYLOAD,
+    SUBNET,
+    edited,
+    empty_host,
+    host_with,
+    kinds,
+    machine,
+    nat_table,
+    running,
+    shown,
+)
 
 WEB = machine(publish=(Publish(8080, 80),))
 SETTINGS = paths.settings_file("web")
 SOCKET = f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080.socket"
 NAT = f"{paths.NAT_DIRECTORY}/machine-web.nft"
+WEB_UNIT = frozenset({machine_unit("web")})
 
 
 def test_new_machine_is_claimed_then_made_then_placed_then_settled() -> None:
-    plan = plan_machine(WEB, empty_host(), declaration=write_machine(WEB))
+    plan = plan_machine(WEB, empty_host(loaded=WEB_UNIT), declaration=write_machine(WEB), base=BASE)
     subnet = next(step.subnet for step in plan if isinstance(step, steps.ClaimNetwork))
     address = str(ipaddress.IPv4Network(subnet)[2])
     assert shown(plan) == [
         f"record bridge br0 with subnet {subnet}",
         f"record machine web with address {address} on br0",
-        "bootstrap debian:trixie",
+        f"make the tree, a copy of base {BASE.id}",
         "write /etc/machctl/fleet.d/web.toml",
         "write /etc/systemd/system/machctl-port-web-8080.socket",
         "write /etc/systemd/system/machctl-port-web-8080.service",
@@ -77,7 +93,12 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
             case steps.MakeTree():
                 guest |= {(step.machine, path): text for path, text in step.guest_files.items()}
             case steps.PlaceTree():
-                host = dataclasses.replace(host, trees=host_with(declared).trees)
+                trees = host_with(declared, driver=step.storage).trees
+                host = dataclasses.replace(host, trees={**host.trees, step.name: trees[step.name]})
+            case steps.SetDisk():
+                host = dataclasses.replace(host, disks={} if step.size is None else {step.machine: step.size})
+            case steps.RemoveGuestFile():
+                guest.pop((step.machine, step.path), None)
             case steps.StartUnit() if step.unit.startswith("machctl-bridge@"):
                 bridge = step.unit.removeprefix("machctl-bridge@").removesuffix(".service")
                 links[bridge] = Link(bridge, "bridge")
@@ -99,7 +120,8 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
     )
 
 
-@pytest.mark.parametrize("networkd", [True, False])
+@pytest.mark.parametrize(("networkd", "driver"), [(True, "copy"), (False, "copy"), (True, "btrfs"), (True, "overlay")])
+@pytest.mark.parametrize("payload", [None, PAYLOAD])
 @pytest.mark.parametrize(
     "declared",
     [
@@ -108,12 +130,20 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
         machine(autostart=True),
         machine(bridges=("br0", "br1", "br2")),
         machine(bridges=("lan0", "br0"), publish=(Publish(8080, 80),)),
+        machine(ephemeral=True),
+        machine(disk=2**30),
     ],
 )
-def test_a_plan_that_was_done_leaves_nothing_to_do(declared: Machine, *, networkd: bool) -> None:
-    host = empty_host(networkd=networkd, links={"lan0": Link("lan0", "bridge")})
-    plan = plan_machine(declared, host, declaration=write_machine(declared))
-    assert plan_machine(declared, after(plan, declared, host), declaration=write_machine(declared)) == []
+def test_a_plan_that_was_done_leaves_nothing_to_do(
+    declared: Machine, driver: str, payload: Payload | None, *, networkd: bool
+) -> None:
+    host = empty_host(networkd=networkd, links={"lan0": Link("lan0", "bridge")}, storage={"auto": driver})
+    base = BASE._replace(payload=payload)
+    plan = plan_machine(declared, host, declaration=write_machine(declared), base=base)
+    done = dataclasses.replace(after(plan, declared, host), storage={})
+    assert plan_machine(declared, done, declaration=write_machine(declared)) == []
+    # Nor does it matter that the base is another by now, or gone.
+    assert plan_machine(declared, done, base=base._replace(id="ffffffffffff-1", payload=None)) == []
 
 
 def test_hand_edit_is_shown_and_put_right() -> None:
@@ -136,6 +166,17 @@ def test_line_that_looks_like_a_diffs_heading_is_shown() -> None:
 def test_file_that_was_deleted_is_written_again() -> None:
     plan = plan_machine(WEB, edited(host_with(WEB), paths.dropin_file("web"), None))
     assert shown(plan) == [f"write {paths.dropin_file('web')}", "reload systemd"]
+
+
+@pytest.mark.parametrize("loaded", [(), ("systemd-nspawn@web2.service",), ("machctl-port-web-8080.socket",)])
+def test_systemd_reads_what_it_has_not_loaded_when_somebody_asks_for_it(loaded: tuple[str, ...]) -> None:
+    host = edited(host_with(WEB, loaded=frozenset(loaded)), paths.dropin_file("web"), None)
+    assert shown(plan_machine(WEB, host)) == [f"write {paths.dropin_file('web')}"]
+
+
+def test_unit_that_systemd_has_loaded_is_read_again_when_its_file_goes() -> None:
+    host = host_with(WEB, loaded=frozenset({"machctl-port-web-8080.socket"}))
+    assert "reload systemd" in shown(plan_machine(machine(), host))
 
 
 @pytest.mark.parametrize("path", [SETTINGS, paths.dropin_file("web"), SOCKET, NAT, paths.NAT_FILE])
@@ -232,7 +273,8 @@ def test_claim_names_ports_and_the_bridges_of_others() -> None:
     plan = plan_machine(declared, empty_host(networks={"br0": SUBNET}, links={"lan0": Link("lan0", "bridge")}))
     (claim,) = [step for step in plan if isinstance(step, steps.Claim)]
     made = {"source": "debian:trixie"}
-    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ("8080:80", "[::1]:53:53"), ("lan0",), made)
+    ports = ("8080:80", "[::1]:53:53")
+    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ports, ("lan0",), made, storage="copy")
 
 
 def test_foreign_bridge_that_is_away_stays_foreign() -> None:

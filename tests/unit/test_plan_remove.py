@@ -10,13 +10,14 @@ import pytest
 from machines.declare.write import write_machine
 from machines.errors import Conflict
 from machines.model.machine import Publish
-from machines.model.observed import Link, Tree
+from machines.model.observed import Link
+from machines.model.tree import Tree
 from machines.plan import steps
 from machines.plan.gc import half_made, plan_gc
 from machines.plan.machine import plan_machine
 from machines.plan.remove import plan_remove
 from machines.render import paths
-from samples import edited, empty_host, host_with, kinds, machine, running, shown
+from samples import BASE, PAYLOAD, edited, empty_host, host_with, kinds, machine, running, shown
 
 WEB = machine(publish=(Publish(8080, 80),))
 DB = machine("db")
@@ -32,6 +33,7 @@ def test_last_machine_takes_everything_along() -> None:
     plan = plan_remove("web", host, {"web": WEB})
     assert set(host.files) <= removed(plan)
     assert shown(plan) == [
+        "record that machine web is being removed",
         "stop machctl-port-web-8080.socket",
         "stop machctl-port-web-8080.service",
         "remove /etc/systemd/system/machctl-port-web-8080.socket",
@@ -112,7 +114,57 @@ def test_foreign_bridge_is_never_removed() -> None:
 
 def test_running_machine_is_ended_first() -> None:
     plan = plan_remove("web", running(host_with(WEB), "web"), {"web": WEB})
-    assert shown(plan)[0] == "terminate web"
+    # Before anything else is done it is known what is being done, and the name is out of use once nothing is left.
+    assert shown(plan)[:2] == ["record that machine web is being removed", "terminate web"]
+
+
+def test_remove_that_is_finished_claims_nothing_again() -> None:
+    host = host_with(WEB)
+    records = {"web": dataclasses.replace(host.records["web"], intent="remove")}
+    plan = plan_remove("web", dataclasses.replace(host, records=records), {"web": WEB})
+    assert steps.Claim not in kinds(plan)
+    assert removed(plan) >= set(host.files)
+
+
+def test_claim_of_a_remove_changes_nothing_but_the_intent() -> None:
+    host = host_with(machine(disk=2**30), driver="overlay", payload=PAYLOAD)
+    claim = plan_remove("web", host, {})[0]
+    assert isinstance(claim, steps.Claim)
+    assert claim.record == dataclasses.replace(host.records["web"], intent="remove")
+
+
+def test_units_that_systemd_has_not_loaded_are_not_read_again() -> None:
+    assert "reload systemd" not in shown(plan_remove("web", host_with(WEB, loaded=frozenset()), {"web": WEB}))
+
+
+@pytest.mark.parametrize("trees", ["there", "gone"])
+def test_layer_goes_with_its_tree_and_its_units(trees: str) -> None:
+    host = host_with(WEB, driver="overlay")
+    host = dataclasses.replace(host, trees=host.trees if trees == "there" else {})
+    plan = plan_remove("web", host, {"web": WEB})
+    (tree,) = [step for step in plan if isinstance(step, steps.RemoveTree)]
+    assert tree.layer == "web"
+    units = {f"{paths.UNIT_DIRECTORY}/{unit}" for unit in paths.mount_units("web")}
+    assert units <= set(host.files)
+    assert units <= removed(plan)
+    # systemd unmounts them in order as long as it knows them, and a run that is killed is finished by the record.
+    assert kinds(plan).index(steps.RemoveTree) < shown(plan).index("reload systemd")
+    assert shown(plan).index(f"remove {paths.machine_record('web')}") > kinds(plan).index(steps.RemoveTree)
+
+
+@pytest.mark.parametrize("driver", ["copy", "btrfs", "reflink"])
+def test_tree_that_is_no_layer_has_none(driver: str) -> None:
+    (tree,) = [
+        s for s in plan_remove("web", host_with(WEB, driver=driver), {"web": WEB}) if isinstance(s, steps.RemoveTree)
+    ]
+    assert (tree.path, tree.layer) == ("/var/lib/machines/web", "")
+
+
+def test_raw_image_is_removed_where_it_is() -> None:
+    raw = {"web": Tree("web", "/var/lib/machines/web.raw", "raw")}
+    assert "remove the tree /var/lib/machines/web.raw" in shown(
+        plan_remove("web", host_with(WEB, trees=raw), {"web": WEB})
+    )
 
 
 def test_autostart_is_taken_back() -> None:
@@ -166,10 +218,12 @@ def test_removing_what_is_half_made() -> None:
     assert paths.machine_record("web") in removed(plan)
 
 
-def test_what_create_made_is_what_rm_removes() -> None:
-    plan = plan_machine(WEB, empty_host(), declaration=write_machine(WEB))
+@pytest.mark.parametrize("driver", ["copy", "btrfs", "overlay"])
+def test_what_create_made_is_what_rm_removes(driver: str) -> None:
+    host = empty_host(storage={"auto": driver})
+    plan = plan_machine(WEB, host, declaration=write_machine(WEB), base=BASE)
     written = {step.path for step in plan if isinstance(step, steps.WriteFile)}
-    assert written <= removed(plan_remove("web", host_with(WEB), {"web": WEB}))
+    assert written <= removed(plan_remove("web", host_with(WEB, driver=driver), {"web": WEB}))
 
 
 def test_gc_does_nothing_on_a_tidy_host() -> None:
@@ -180,7 +234,8 @@ def test_gc_removes_what_a_killed_create_left() -> None:
     host = edited(host_with(WEB, trees={}), WEB.origin, None)
     left = {"/var/lib/machines/.#machctl-new-web": "web"}
     assert half_made(host, {}) == ["web"]
-    plan = plan_gc(host, {}, left, busy=NOBODY)
+    plan = plan_gc(host, {}, left, busy=NOBODY, temporary=["/etc/.x"], store=["/store/layers/.db.new"])
+    assert shown(plan)[1:3] == ["remove /etc/.x", "remove /store/layers/.db.new"]
     assert shown(plan)[0] == "remove the tree /var/lib/machines/.#machctl-new-web"
     assert removed(plan) >= set(host.files)
     assert shown(plan).count("remove link br0") == 1
@@ -200,6 +255,41 @@ def test_gc_leaves_a_machine_whose_tree_was_deleted_by_hand() -> None:
 def test_gc_leaves_a_tree_whose_declaration_was_deleted() -> None:
     host = edited(host_with(WEB), WEB.origin, None)
     assert plan_gc(host, {}, {}, busy=NOBODY) == []
+
+
+@pytest.mark.parametrize(
+    ("intent", "declared", "tree", "half"),
+    [
+        ("", True, True, False),
+        ("", True, False, False),
+        ("", False, True, False),
+        ("", False, False, True),
+        ("remove", True, True, False),
+        ("remove", True, False, False),
+        ("remove", False, True, True),
+        ("remove", False, False, True),
+        ("throwaway 17.42", True, True, True),
+        ("throwaway 17.42", True, False, True),
+        ("throwaway 17.42", False, True, True),
+        ("throwaway 17.42", False, False, True),
+    ],
+)
+def test_what_is_half_made(intent: str, *, declared: bool, tree: bool, half: bool) -> None:
+    host = host_with(WEB)
+    host = dataclasses.replace(host, trees=host.trees if tree else {})
+    host = dataclasses.replace(host, records={"web": dataclasses.replace(host.records["web"], intent=intent)})
+    names = {"web": WEB} if declared else {}
+    assert half_made(host, names) == (["web"] if half else [])
+    assert half_made(host, names, busy=frozenset({"web"})) == []
+    plan = plan_gc(host, names, {}, busy=NOBODY)
+    assert (paths.machine_record("web") in removed(plan)) is half
+    assert (steps.RemoveTree in kinds(plan)) is (half and tree)
+
+
+def test_gc_finishes_the_remove_of_a_layer_whose_tree_is_gone() -> None:
+    host = edited(host_with(WEB, driver="overlay", trees={}), WEB.origin, None)
+    (tree,) = [step for step in plan_gc(host, {}, {}, busy=NOBODY) if isinstance(step, steps.RemoveTree)]
+    assert tree.layer == "web"
 
 
 @pytest.mark.parametrize(("ports", "goes"), [((), True), (("tap0",), False)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from machines.errors import Conflict, NotFound
-from machines.host.storage import pool
+from machines.host.storage import pool, trees
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +17,8 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "machines"
     folder.mkdir()
     monkeypatch.setattr(pool, "POOL", str(folder))
+    monkeypatch.setattr(pool, "LAYERS", str(tmp_path / "layers"))
+    monkeypatch.setattr(trees, "LAYERS", str(tmp_path / "layers"))
     return folder
 
 
@@ -40,6 +42,13 @@ def test_trees(room: Path) -> None:
     }
 
 
+def test_tree_that_a_layer_is_mounted_on_is_told_from_others(room: Path, tmp_path: Path) -> None:
+    for name in ("web", "db"):
+        (room / name).mkdir()
+    (tmp_path / "layers/web").mkdir(parents=True)
+    assert {name: tree.kind for name, tree in pool.trees().items()} == {"web": "overlay", "db": "directory"}
+
+
 @pytest.mark.parametrize("suffix", ["", ".raw"])
 def test_tree_may_have_the_longest_name(room: Path, suffix: str) -> None:
     path = room / ("a" * 64 + suffix)
@@ -48,6 +57,18 @@ def test_tree_may_have_the_longest_name(room: Path, suffix: str) -> None:
     else:
         path.mkdir()
     assert list(pool.trees()) == ["a" * 64]
+
+
+def test_a_layer_that_was_emptied_is_no_tree(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "LAYERS", str(room / "layers"))
+    for name in ("web", "db"):
+        (room / name).mkdir()
+        (room / "layers" / name).mkdir(parents=True)
+    # An empty directory is where a layer is about to be mounted; machinectl remove leaves a mount of nothing.
+    monkeypatch.setattr(pool, "is_mounted", lambda path: path.endswith("web"))
+    assert set(pool.trees()) == {"db", "layers"}
+    (room / "web/usr").mkdir()
+    assert pool.trees()["web"].kind == "overlay"
 
 
 def test_staging_path_is_where_trees_are_made() -> None:
@@ -67,7 +88,7 @@ def test_tree_is_made_beside_its_place_and_placed(room: Path) -> None:
     assert path.parent == room
     assert pool.trees() == {}
     (path / "etc").mkdir()
-    pool.place("web")
+    trees.place("web", "copy")
     assert (room / "web/etc").is_dir()
     assert pool.leftovers() == {}
 
@@ -81,8 +102,35 @@ def test_place_that_is_taken(room: Path) -> None:
     pool.make_empty("web")
     (room / "web").mkdir()
     with pytest.raises(Conflict, match="has appeared in the meantime"):
-        pool.place("web")
+        trees.place("web", "copy")
     assert pool.leftovers() == {f"{room}/.#machctl-new-web": "web"}
+
+
+def test_image_is_placed_as_one(room: Path) -> None:
+    staged = Path(f"{pool.staging_path('web')}.raw")
+    staged.write_bytes(b"image")
+    assert pool.leftovers() == {str(staged): "web"}
+    trees.place("web", "raw")
+    assert {tree.path: tree.kind for tree in pool.trees().values()} == {f"{room}/web.raw": "raw"}
+    staged.write_bytes(b"other")
+    with pytest.raises(Conflict, match="has appeared in the meantime"):
+        trees.place("web", "raw")
+    assert (room / "web.raw").read_bytes() == b"image"
+
+
+def test_layer_is_not_mounted_over_what_somebody_has_there(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted: list[str] = []
+    monkeypatch.setattr(trees, "mount", mounted.append)
+    (room / "web").mkdir()
+    (room / "web/theirs").write_text("")
+    with pytest.raises(Conflict, match="has appeared in the meantime"):
+        trees.place("web", "overlay")
+    assert mounted == []
+    (room / "web/theirs").unlink()
+    trees.place("web", "overlay")
+    trees.place("db", "overlay")
+    assert mounted == ["web", "db"]
+    assert (room / "db").is_dir()
 
 
 def test_leftovers_name_their_machine(room: Path) -> None:

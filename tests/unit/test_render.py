@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 
 from machines.declare.values import parse_cpus
 from machines.errors import InvalidValue
+from machines.model.base import Payload
 from machines.model.machine import Bind, Machine, Publish
+from machines.model.network import Network
 from machines.render import paths
 from machines.render.environment import render
 from machines.render.files import Placement, render_bridge, render_guest, render_machine
-from samples import NETWORK, machine, placed
+from samples import NETWORK, PAYLOAD, machine, placed
 
 CONTINUATION = "\\"
 
@@ -61,6 +64,28 @@ def words(value: str) -> Iterator[str]:
     yield word
 
 
+def shell_words(value: str) -> list[str]:
+    """Split as nspawn splits Parameters=: extract_first_word() with EXTRACT_UNQUOTE and EXTRACT_RETAIN_ESCAPE."""
+    found: list[str] = []
+    word: str | None = None
+    quote = ""
+    for character in value:
+        if quote:
+            if character == quote:
+                quote = ""
+            else:
+                word = (word or "") + character
+        elif character in "\"'":
+            quote, word = character, word or ""
+        elif character in " \t":
+            found += [] if word is None else [word]
+            word = None
+        else:
+            word = (word or "") + character
+    assert not quote, "a quote that does not end is no list"
+    return found + ([] if word is None else [word])
+
+
 def values(files: dict[str, str], path: str, section: str, key: str) -> list[str]:
     return [value for in_section, name, value in settings(files[path]) if (in_section, name) == (section, key)]
 
@@ -82,6 +107,136 @@ def test_bind_parses_back(source: str, destination: str, *, read_only: bool, idm
     (line,) = [(key, value) for section, key, value in settings(found) if section == "Files" and key.startswith("Bind")]
     assert line[0] == ("BindReadOnly" if read_only else "Bind")
     assert list(words(line[1])) == [source, destination, *(["idmap"] if idmap else [])]
+
+
+argument_texts = st.text(
+    st.one_of(st.sampled_from(" \"'\\%$#;=\u00a0"), st.characters(exclude_categories=["C", "Z"])), max_size=20
+).filter(str.isprintable)
+
+
+@given(command=st.lists(argument_texts, min_size=1, max_size=4), environment=st.lists(argument_texts, max_size=2))
+@example(command=["/bin/sh", "-c", "echo \"$HOME\"; echo 'x'"], environment=['A="b" c'])
+@example(command=["", '"', "\\", " ", "a\\"], environment=["A=\\"])
+def test_payload_parses_back(command: list[str], environment: list[str]) -> None:
+    payload = Payload(tuple(command), tuple(environment), directory="/srv")
+    files = render_machine(machine(), placed(payload=payload))
+    path = paths.settings_file("web")
+    (line,) = values(files, path, "Exec", "Parameters")
+    assert shell_words(line) == command
+    assert [word for line in values(files, path, "Exec", "Environment") for word in shell_words(line)] == environment
+    assert values(files, path, "Exec", "PrivateUsers") == ["pick"]
+
+
+@pytest.mark.parametrize("payload", [
+    Payload(("/x",), directory="/a\\"),
+    Payload(("/x",), user="x\\\\\\"),
+    Payload(("/x",), directory="/a\nBoot=yes"),
+    Payload(("/x", "a\nb")),
+    Payload(("/x",), ("A=b\nPrivateUsers=no",)),
+    Payload(("/x",), user="x\r"),
+])  # fmt: skip
+def test_payload_that_would_go_on_in_the_next_line_is_refused(payload: Payload) -> None:
+    with pytest.raises(InvalidValue, match="cannot stand in a line"):
+        render_machine(machine(), placed(payload=payload))
+
+
+@pytest.mark.parametrize(
+    ("user", "line"), [("", []), ("root", []), ("0", []), ("www-data", ["www-data"]), ("33", ["33"])]
+)
+def test_payload_runs_as_its_user(user: str, line: list[str]) -> None:
+    files = render_machine(machine(), placed(payload=Payload(("/x",), user=user)))
+    assert values(files, paths.settings_file("web"), "Exec", "User") == line
+
+
+def test_machine_with_an_init_has_nothing_of_a_payload() -> None:
+    files = render_machine(machine(), placed())
+    assert values(files, paths.settings_file("web"), "Exec", "Boot") == ["yes"]
+    for key in ("Parameters", "ProcessTwo", "Environment", "User", "WorkingDirectory"):
+        assert values(files, paths.settings_file("web"), "Exec", key) == []
+    assert not [value for value in values(files, paths.dropin_file("web"), "Service", "ExecStartPost") if "sh" in value]
+
+
+def inside(declared: Machine, place: Placement) -> list[str]:
+    """What ip(8) is asked to do in a machine, as sh sees it."""
+    found = values(render_machine(declared, place), paths.dropin_file("web"), "Service", "ExecStartPost")
+    (line,) = [value for value in found if value.startswith("/bin/sh")]
+    # What stands between single quotes is one word to systemd, and two dollars are one.
+    argv = shell_words(line.replace("$$", "$"))
+    assert argv[:2] == ["/bin/sh", "-ec"]
+    leader, *commands = argv[2].split("; ")
+    assert leader == "leader=$(sed -n s/^LEADER=//p /run/systemd/machines/web)"
+    prefix = 'nsenter --target "$leader" --net ip '
+    assert all(command.startswith(prefix) for command in commands)
+    return [command.removeprefix(prefix) for command in commands]
+
+
+def test_links_of_a_payload_are_set_up_from_outside() -> None:
+    two = placed(
+        networks={"br0": NETWORK, "br1": Network("br1", ipaddress.IPv4Network("10.64.8.0/28"))},
+        addresses={"br0": "10.64.7.2", "br1": "10.64.8.2"},
+        payload=PAYLOAD,
+    )
+    assert inside(machine(bridges=("br0", "lan0", "br1")), two) == [
+        "addr add 10.64.7.2/24 dev host0",
+        "link set host0 up",
+        "route add default via 10.64.7.1",
+        "addr add 10.64.8.2/28 dev host2",
+        "link set host2 up",
+    ]
+    # Whose bridge it is gives the addresses; nothing inside would ask for one.
+    files = render_machine(machine(bridges=("lan0",)), placed(networks={}, addresses={}, payload=PAYLOAD))
+    assert "nsenter" not in files[paths.dropin_file("web")]
+
+
+def test_payload_asks_the_hosts_servers_for_names() -> None:
+    found = render_guest(machine(bridges=("br0", "lan0")), placed(payload=PAYLOAD, dns=("192.0.2.53", "2001:db8::53")))
+    assert list(found) == [paths.GUEST_RESOLV_CONF]
+    assert found[paths.GUEST_RESOLV_CONF].splitlines()[1:] == ["nameserver 192.0.2.53", "nameserver 2001:db8::53"]
+
+
+@pytest.mark.parametrize(
+    ("ephemeral", "storage", "wanted"),
+    [
+        (False, "btrfs", [[], []]),
+        (True, "btrfs", [["yes"], []]),
+        (True, "overlay", [[], ["overlay"]]),
+        (True, "copy", [[], ["overlay"]]),
+        (True, "", [[], ["overlay"]]),
+    ],
+)
+def test_what_an_ephemeral_machine_forgets(storage: str, wanted: list[list[str]], *, ephemeral: bool) -> None:
+    files = render_machine(machine(ephemeral=ephemeral), placed(storage=storage))
+    path = paths.settings_file("web")
+    assert [values(files, path, "Exec", "Ephemeral"), values(files, path, "Files", "Volatile")] == wanted
+
+
+@pytest.mark.parametrize("name", ["web", "db-1", "a.example.org", "x" * 64])
+def test_tree_of_a_layer_is_mounted_of_two(name: str) -> None:
+    files = render_machine(machine(name), placed(storage="overlay", uid=0x90000))
+    lower, tree = (f"{paths.UNIT_DIRECTORY}/{unit}" for unit in paths.mount_units(name))
+    layer = f"/var/lib/machctl/store/layers/{name}"
+    assert values(files, lower, "Mount", "Where") == [f"{layer}/lower"]
+    assert values(files, lower, "Mount", "What") == [f"{layer}/base"]
+    assert {"ro", "X-mount.idmap=b:0:589824:65536"} <= set(values(files, lower, "Mount", "Options")[0].split(","))
+    assert values(files, tree, "Mount", "Where") == [f"/var/lib/machines/{name}"]
+    options = dict(option.partition("=")[::2] for option in values(files, tree, "Mount", "Options")[0].split(","))
+    assert {key: options[key] for key in ("lowerdir", "upperdir", "workdir")} == {
+        "lowerdir": f"{layer}/lower",
+        "upperdir": f"{layer}/upper",
+        "workdir": f"{layer}/work",
+    }
+    for key in ("Requires", "After"):
+        assert values(files, tree, "Unit", key) == [lower.rsplit("/", 1)[1]]
+    # nspawn maps nothing more, nor does it hand the tree to somebody else.
+    settings_file = paths.settings_file(name)
+    assert values(files, settings_file, "Exec", "PrivateUsers") == ["589824:65536"]
+    assert values(files, settings_file, "Files", "PrivateUsersOwnership") == ["off"]
+
+
+def test_tree_that_is_no_layer_is_not_mounted() -> None:
+    files = render_machine(machine(), placed(storage="btrfs"))
+    assert not [path for path in files if path.endswith(".mount")]
+    assert values(files, paths.settings_file("web"), "Exec", "PrivateUsers") == ["pick"]
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x0b", "\x1b", "\x85", "\u2028", "\u2029", "\udc80"])
@@ -106,7 +261,8 @@ def test_value_that_no_template_knows_is_an_error() -> None:
 @pytest.mark.parametrize("networkd", [True, False])
 def test_every_file_says_whose_it_is(*, networkd: bool) -> None:
     declared = machine(bridges=("br0", "lan0"), publish=(Publish(8080, 80),), binds=(Bind("/srv", "/srv"),))
-    for files in (render_machine(declared, placed()), render_guest(declared, placed())):
+    places = [placed(), placed(storage="overlay", uid=0x80000), placed(payload=PAYLOAD)]
+    for files in [render_all(declared, place) for place in places for render_all in (render_machine, render_guest)]:
         assert files
         assert {paths.owner(path, text) for path, text in files.items()} == {("machine", "web")}
     bridge = render_bridge(NETWORK, networkd=networkd, dns=())
@@ -143,7 +299,9 @@ def test_settings_that_were_copied_to_another_machine_belong_to_nobody() -> None
     (f"{paths.NAT_DIRECTORY}/machine-web.nft", "machine web"),
     (f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080.socket", "machine web"),
     (f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080-__1.service", "machine web"),
+    *((f"{paths.UNIT_DIRECTORY}/{unit}", "machine web") for unit in paths.mount_units("web")),
     (paths.guest_network_file("host1"), "machine web"),
+    (paths.GUEST_RESOLV_CONF, "machine web"),
     (f"{paths.NETWORK_DIRECTORY}/70-machctl-br0.netdev", "bridge br0"),
     (f"{paths.NETWORK_DIRECTORY}/70-machctl-br0.network", "bridge br0"),
     (f"{paths.NAT_DIRECTORY}/bridge-br0.nft", "bridge br0"),
@@ -156,7 +314,7 @@ def test_file_is_whose_both_its_path_and_its_first_line_say(path: str, of: str) 
         for first in ("machine web", "machine db", "bridge br0", "bridge br1", "fleet nat")
     }
     # Inside a tree there is but one machine, and it has no other name there.
-    inside = path == paths.guest_network_file("host1")
+    inside = path in {paths.guest_network_file("host1"), paths.GUEST_RESOLV_CONF}
     expected = {first: (kind, name) if first == of else None for first in owners}
     assert owners == {**expected, **({"machine db": ("machine", "db")} if inside else {})}
 

@@ -37,8 +37,20 @@ GOOD = [
     (values.parse_bind, "/a b:/%n \"x\" 'y'", Bind("/a b", "/%n \"x\" 'y'")),
     (values.parse_package, "nginx-light", "nginx-light"),
     (values.parse_package, "g++-12:arm64=12.2.0-14~x", "g++-12:arm64=12.2.0-14~x"),
+    (values.parse_package, "NetworkManager-libnm", "NetworkManager-libnm"),
     (values.parse_variant, "standard", "standard"),
     (values.parse_bootstrapper, "mmdebstrap", "mmdebstrap"),
+    (values.parse_bootstrapper, "pacstrap", "pacstrap"),
+    (values.parse_bootstrapper, "dnf", "dnf"),
+    *((values.parse_storage, driver, driver) for driver in ("auto", "btrfs", "overlay", "reflink", "copy")),
+    (values.parse_disk, "256M", 2**28),
+    (values.parse_disk, "10G", 10 * 2**30),
+    (values.parse_disk, "1.5t", 3 * 2**39),
+    (values.parse_checksum, "0a" * 32, f"sha256:{'0a' * 32}"),
+    (values.parse_checksum, f"sha256:{'0A' * 32}\n", f"sha256:{'0a' * 32}"),
+    (values.parse_checksum, "SHA512:" + "0a" * 64, f"sha512:{'0a' * 64}"),
+    (values.parse_checksum, "0a" * 64, f"sha512:{'0a' * 64}"),
+    (values.parse_keyring, "/usr/share/keyrings/a b.gpg", "/usr/share/keyrings/a b.gpg"),
     (values.parse_mirror, "http://deb.example/debian", "http://deb.example/debian"),
     (values.parse_mirror, "file:///srv/mirror", "file:///srv/mirror"),
     (values.parse_hostname, "web.example.org", "web.example.org"),
@@ -65,9 +77,19 @@ BAD = [
             "/a\n:/b", "/a:/b\n", " /a:/b", "/a:/b ", "/a:/b:c:ro", "/a\0:/b", "/a:/\x1b", "/a:/b\u2028c",
         ],
     ),
-    (values.parse_package, ["", "-o", "Nginx", "nginx light", "nginx;id", "../x", "nginx\n", "?essential"]),
+    (values.parse_package, ["", "-o", "_x", "nginx light", "nginx;id", "../x", "nginx\n", "?essential"]),
     (values.parse_variant, ["", "small", "minbase\n"]),
-    (values.parse_bootstrapper, ["", "pacstrap"]),
+    (values.parse_bootstrapper, ["", "yum", "auto "]),
+    (values.parse_storage, ["", "zfs", "Btrfs", "raw", "copy\n"]),
+    (values.parse_disk, ["", "10", "255M", "-1G", "huge", "10 G", "1e9", "9" * 400, "10G\nx"]),
+    (
+        values.parse_checksum,
+        [
+            "", "sha256:", "0" * 63, "0" * 65, "g" * 64, f"md5:{'0' * 32}", f"sha512:{'0' * 64}", f"sha256:{'0' * 128}",
+            f"sha1:{'0' * 64}", f"{'0' * 32}\n{'0' * 32}", f":{'0' * 64} x", "\u0660" * 64,
+        ],
+    ),
+    (values.parse_keyring, ["", "keys.gpg", "./keys.gpg", "~/keys.gpg", "/a\n", "/a\0b", "/\u2028"]),
     (values.parse_mirror, ["", "deb.example", "ftp://x", "http://x y", "http://x\n", "http://x]", "-http://x", "https://"]),
     (values.parse_hostname, ["", "-x", "a b", "x" * 65, "a\n"]),
     (
@@ -104,6 +126,11 @@ def test_too_little_memory_says_what_was_understood() -> None:
 @given(st.integers(values.MEMORY_MIN, 2**53))
 def test_memory_is_written_as_it_is_read(size: int) -> None:
     assert values.parse_memory(values.format_memory(size)) == size
+
+
+@given(st.integers(values.DISK_MIN, 2**53))
+def test_disk_is_written_as_it_is_read(size: int) -> None:
+    assert values.parse_disk(values.format_memory(size)) == size
 
 
 @given(st.floats(0.01, 8192))

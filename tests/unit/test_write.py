@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machines.declare.fleet import own_file, parse_fleet
-from machines.declare.values import MEMORY_MIN
+from machines.declare.values import DISK_MIN, MEMORY_MIN
 from machines.declare.write import write_machine
 from machines.model.machine import DEFAULT_BRIDGE, Bind, Machine, Publish
 from machines.model.source import DEBIAN_SUITES, Source
@@ -35,7 +35,7 @@ publishes = st.builds(
     st.none() | st.ip_addresses().filter(lambda address: not address.is_unspecified).map(str),
 )
 keys = st.from_regex(r"ssh-[a-z0-9]{1,10} [A-Za-z0-9+/]{4,20}={0,2}( [ -~]{0,20}[!-~])?", fullmatch=True)
-machines = st.builds(
+plain = st.builds(
     Machine,
     name=names,
     source=st.builds(Source, st.just("debian"), st.sampled_from(sorted(set(DEBIAN_SUITES.values())))),
@@ -54,6 +54,37 @@ machines = st.builds(
     hostname=st.none() | names,
     ssh_keys=st.lists(keys, max_size=2).map(tuple),
     autostart=st.booleans(),
+    keyring=st.none() | paths,
+    storage=st.sampled_from(["auto", "btrfs", "overlay", "reflink", "copy"]),
+    disk=st.none() | st.integers(DISK_MIN, 2**50),
+    ephemeral=st.booleans(),
+)
+digests = st.from_regex(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", fullmatch=True)
+files = st.sampled_from(["tar", "raw"])
+sources = (
+    st.builds(Source, files | st.sampled_from(["dir", "oci"]), paths)
+    | st.builds(Source, st.sampled_from(["image", "machine"]), names)
+    | st.just(Source("oci", "docker.io/library/nginx:1.27"))
+)
+
+
+def of(source: Source, declared: Machine) -> Machine:
+    """The machine with a source that is copied as it is, and what only a bootstrap takes left out."""
+    keys = () if source.kind == "raw" else declared.ssh_keys
+    return dataclasses.replace(declared, source=source, mirror=None, keyring=None, packages=(), ssh_keys=keys)
+
+
+machines = (
+    plain
+    | st.builds(of, sources, plain)
+    | st.builds(
+        lambda kind, digest, declared: dataclasses.replace(
+            of(Source(kind, "https://example.org/a%20b.x?y=1"), declared), checksum=digest, insecure=digest is None
+        ),
+        files,
+        st.none() | digests,
+        plain,
+    )
 )
 
 

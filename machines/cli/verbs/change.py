@@ -22,14 +22,18 @@ from machines.model.machine import Machine
 from machines.operations import fleet, lifecycle
 from machines.operations.inspect import expand
 
-_KEYS: dict[str, Callable[[str], object]] = {"memory": values.parse_memory, "cpus": values.parse_cpus}
+_KEYS: dict[str, Callable[[str], object]] = {
+    "memory": values.parse_memory,
+    "cpus": values.parse_cpus,
+    "disk": values.parse_disk,
+}
 
 
 def set_(
     context: typer.Context,
     name: str = name_argument("The machine."),
     assignments: list[str] = typer.Argument(
-        ..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5; KEY= takes it back."
+        ..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5, disk=10G; KEY= takes it back."
     ),
 ) -> None:
     """Change limits of a machine: at once where it runs, and in its declaration."""

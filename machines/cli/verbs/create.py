@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from machines.cli.options import Options
 from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
@@ -18,15 +19,22 @@ from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.declare.fleet import check_machine, own_file
 from machines.errors import InvalidValue, MachctlError, raise_all
+from machines.model.base import STALE_AFTER_DAYS
 from machines.model.machine import DEFAULT_BRIDGE, Machine
 from machines.model.names import check_link_name, check_new_name
-from machines.model.source import Source, parse_source
+from machines.model.source import REMOTE, Source, parse_source
 from machines.operations.fleet import create as create_machine
+from machines.plan.steps import Plan
+
+SOURCE_HELP = (
+    "debian[:SUITE], ubuntu[:SUITE], arch, fedora:N, tar:PATH|URL, raw:PATH|URL, oci:PATH|REFERENCE, dir:PATH, "
+    "image:NAME, machine:NAME."
+)
 
 
 def create(
     context: typer.Context,
-    source: str = typer.Argument(..., metavar="SOURCE", help="debian or debian:SUITE, as in debian:trixie."),
+    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
     name: str = typer.Argument(None, metavar="[NAME]", help="The machine's name; the distribution's if left out."),
     bridge: list[str] = typer.Option(
         [], "--bridge", metavar="BRIDGE", help="Put it on this bridge; made if it is not there."
@@ -40,7 +48,18 @@ def create(
     variant: str = typer.Option(
         "minbase", "--variant", metavar="VARIANT", help="minbase, important, standard or buildd."
     ),
-    bootstrapper: str = typer.Option("auto", "--bootstrapper", metavar="TOOL", help="auto, mmdebstrap or debootstrap."),
+    bootstrapper: str = typer.Option(
+        "auto", "--bootstrapper", metavar="TOOL", help="auto, mmdebstrap, debootstrap, pacstrap or dnf."
+    ),
+    keyring: str = typer.Option(None, "--keyring", metavar="FILE", help="Trust these keys, not the distribution's."),
+    checksum: str = typer.Option(None, "--checksum", metavar="SHA256", help="What a tar: or raw: has to be."),
+    insecure: bool = typer.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
+    fresh: bool = typer.Option(False, "--fresh", help="Make its base anew, also if one is kept."),
+    storage: str = typer.Option(
+        "auto", "--storage", metavar="DRIVER", help="How its tree is kept: auto, btrfs, overlay, reflink or copy."
+    ),
+    disk: str = typer.Option(None, "--disk", metavar="SIZE", help="The most disk it may use, as in 10G."),
+    ephemeral: bool = typer.Option(False, "--ephemeral", help="Forget at each stop what was changed in it."),
     memory: str = typer.Option(None, "--memory", metavar="SIZE", help="The most memory it may use, as in 512M."),
     cpus: str = typer.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use, as in 1.5."),
     hostname: str = typer.Option(None, "--hostname", metavar="NAME", help="Its host name, if not its name."),
@@ -53,16 +72,19 @@ def create(
 ) -> None:
     """Make a machine: bootstrap its tree, write its settings and units, and declare it."""
     options = context.obj
-    machine = _machine(
+    machine = machine_of(
         source=source, name=name, bridges=bridge, publish=publish, binds=bind, packages=package, mirror=mirror,
-        variant=variant, bootstrapper=bootstrapper, memory=memory, cpus=cpus, hostname=hostname, ssh_keys=ssh_key,
+        variant=variant, bootstrapper=bootstrapper, keyring=keyring, checksum=checksum, insecure=insecure,
+        storage=storage, disk=disk, ephemeral=ephemeral, memory=memory, cpus=cpus, hostname=hostname, ssh_keys=ssh_key,
         autostart=autostart, wait=wait,
     )  # fmt: skip
     host = RealHost()
     progress = Progress(options)
+    if machine.source.kind == "machine":
+        raise typer.Exit(_clone(machine, progress, start=start, wait=wait, options=options))
     try:
         plan = run(
-            create_machine(machine, host, progress, dry_run=options.dry_run),
+            create_machine(machine, host, progress, dry_run=options.dry_run, fresh=fresh),
             timeout=options.timeout,
             what=f"create {machine.name}",
             afterwards="what was half done has been taken back",
@@ -77,27 +99,68 @@ def create(
             f"created {machine.name} ({machine.source})"
             + ("" if start else f"; start it: machctl start {machine.name}")
         )
+        _say_if_stale(plan, host)
     if start or wait:
         raise typer.Exit(start_all([machine.name], wait=wait, options=options))
 
 
-def _machine(
+def _clone(machine: Machine, progress: Progress, *, start: bool, wait: str | None, options: Options) -> int:
+    from machines.operations.copies import clone
+
+    source = machine.source.reference
+    plan, _ = run(
+        clone(source, machine.name, RealHost(), progress, machine=machine, dry_run=options.dry_run),
+        timeout=options.timeout,
+        what=f"create {machine.name}",
+        afterwards="what was half done has been taken back",
+    )
+    progress.clear()
+    if options.dry_run:
+        show_plan({machine.name: plan}, options)
+        return 0
+    if not options.quiet:
+        note(f"created {machine.name} ({machine.source})")
+    return start_all([machine.name], wait=wait, options=options) if start or wait else 0
+
+
+def _say_if_stale(plan: Plan, host: RealHost) -> None:
+    """A machine made today of packages of last year has last year's holes."""
+    import time
+
+    from machines.plan.steps import MakeTree
+
+    bases = host.storage.bases()
+    for step in plan:
+        if isinstance(step, MakeTree) and step.base in bases:
+            days = (time.time() - bases[step.base].created) / 86400
+            if days > STALE_AFTER_DAYS:
+                name = bases[step.base].short
+                note(f"  its base is {days:.0f} days old; make it anew for the next: machctl image refresh {name}")
+
+
+def machine_of(
     *,
     source: str,
     name: str | None,
-    bridges: list[str],
-    publish: list[str],
-    binds: list[str],
-    packages: list[str],
-    mirror: str | None,
-    variant: str,
-    bootstrapper: str,
-    memory: str | None,
-    cpus: str | None,
-    hostname: str | None,
-    ssh_keys: list[str],
-    autostart: bool,
-    wait: str | None,
+    bridges: Iterable[str] = (),
+    publish: Iterable[str] = (),
+    binds: Iterable[str] = (),
+    packages: Iterable[str] = (),
+    mirror: str | None = None,
+    variant: str = "minbase",
+    bootstrapper: str = "auto",
+    keyring: str | None = None,
+    checksum: str | None = None,
+    insecure: bool = False,
+    storage: str = "auto",
+    disk: str | None = None,
+    ephemeral: bool = False,
+    memory: str | None = None,
+    cpus: str | None = None,
+    hostname: str | None = None,
+    ssh_keys: Iterable[str] = (),
+    autostart: bool = False,
+    wait: str | None = None,
 ) -> Machine:
     """Read the words of the command line into a machine. Raises all that is wrong with them at once."""
     errors: list[MachctlError] = []
@@ -117,8 +180,12 @@ def _machine(
     if wait not in {None, "ip"}:
         errors.append(InvalidValue(f"there is nothing to wait for called {wait!r}", hint="use --wait ip"))
     url = read(values.parse_mirror, mirror)
-    origin = read(lambda text: parse_source(text, any_suite=mirror is not None), source, Source("debian", "trixie"))
-    chosen = read(check_new_name, name if name is not None else origin.distribution, "debian")
+    origin = read(
+        lambda text: parse_source(_absolute_source(text), any_suite=mirror is not None),
+        source,
+        Source("debian", "trixie"),
+    )
+    chosen = read(check_new_name, name if name is not None else _default_name(origin), "debian")
     machine = Machine(
         name=chosen,
         source=origin,
@@ -132,6 +199,12 @@ def _machine(
         mirror=url,
         variant=read(values.parse_variant, variant, "minbase"),
         bootstrapper=read(values.parse_bootstrapper, bootstrapper, "auto"),
+        keyring=read(values.parse_keyring, os.path.abspath(os.path.expanduser(keyring)) if keyring else None),
+        checksum=read(values.parse_checksum, checksum),
+        insecure=insecure,
+        storage=read(values.parse_storage, storage, "auto"),
+        disk=read(values.parse_disk, disk),
+        ephemeral=ephemeral,
         memory=read(values.parse_memory, memory),
         cpus=read(values.parse_cpus, cpus),
         hostname=read(values.parse_hostname, hostname),
@@ -141,6 +214,22 @@ def _machine(
     errors += check_machine(machine)
     raise_all(errors)
     return machine
+
+
+def _default_name(source: Source) -> str:
+    name = source.machine_name()
+    if name is None:
+        raise InvalidValue(f"a machine made of {source} needs a name", hint=f"machctl create {source} NAME")
+    return name
+
+
+def _absolute_source(text: str) -> str:
+    """Give a source with the home and the working directory of whoever typed it filled in."""
+    kind, _, reference = text.partition(":")
+    plain = kind in {"tar", "raw", "dir"} and not reference.startswith(REMOTE)
+    if reference and (plain or (kind == "oci" and reference.startswith((".", "~", "/")))):
+        return f"{kind}:{os.path.abspath(os.path.expanduser(reference))}"
+    return text
 
 
 def _absolute(bind: str) -> str:

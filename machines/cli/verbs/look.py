@@ -10,6 +10,7 @@ from machines.cli.output import say, show_object, show_rows
 from machines.cli.wire import RealHost
 from machines.operations.inspect import expand, list_machines, require
 
+WIDE = ("name", "state", "class", "os", "addresses", "ports", "source", "storage", "base", "disk", "snapshots")
 COLUMNS = ("name", "state", "class", "os", "addresses", "ports")
 
 
@@ -19,8 +20,19 @@ def list_(
 ) -> None:
     """List machines: those that run, those that have a tree and those that are declared."""
     host = RealHost()
-    rows = [machine.row() for machine in list_machines(host, _chosen(names or [], host))]
-    show_rows(rows, COLUMNS, context.obj, empty="no machines; make one: machctl create debian")
+    found = list_machines(host, _chosen(names or [], host))
+    rows = [machine.row() for machine in found]
+    columns: tuple[str, ...] = COLUMNS
+    if context.obj.output == "wide":
+        from machines.cli.verbs.image import size
+        from machines.operations.observe import read_records
+        from machines.operations.status import disk_of
+
+        columns, records = WIDE, read_records(host)
+        for row, machine in zip(rows, found, strict=True):
+            row |= disk_of(machine, records.get(machine.name), host)
+            row["disk"] = size(int(str(row["disk"]))) if row["disk"] is not None else None
+    show_rows(rows, columns, context.obj, empty="no machines; make one: machctl create debian")
 
 
 def status(

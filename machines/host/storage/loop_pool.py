@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from pathlib import Path
 
 from machines.errors import CommandFailed, Conflict, InvalidValue, MachctlError
 from machines.host import run
+from machines.host.bootstrap.scratch import scratch
 from machines.host.storage import places
 
 MINIMUM = 1 << 30
@@ -63,12 +63,13 @@ async def _fill(path: str, size: int, log: Path) -> None:
     try:
         os.ftruncate(fd, size)
         tail: deque[str] = deque(maxlen=20)
-        with tempfile.TemporaryDirectory(prefix="machctl-pool-") as inside:
+        with scratch("pool") as inside:
             # As tmpfiles.d/systemd-nspawn.conf has /var/lib/machines: trees hold setuid programs of other users.
+            inside.chmod(0o700)
             for name in (MACHINES, STORE):
                 os.mkdir(f"{inside}/{name}", 0o700)
             # Both halves of a duplicate would lie in one file.
-            argv = ["mkfs.btrfs", "--label", "machctl", "--metadata", "single", "--rootdir", inside, "--", path]
+            argv = ["mkfs.btrfs", "--label", "machctl", "--metadata", "single", "--rootdir", str(inside), "--", path]
             status = await run.stream(argv, on_line=tail.append, log=log)
         if status != 0:
             raise CommandFailed(

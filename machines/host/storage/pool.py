@@ -42,7 +42,9 @@ def trees() -> dict[str, Tree]:
         if not is_machine_name(entry.name.removesuffix(".raw")):
             continue
         if entry.is_dir():
-            found[entry.name] = Tree(entry.name, entry.path, _kind(entry, on_btrfs=on_btrfs))
+            kind = _kind(entry, on_btrfs=on_btrfs)
+            if kind != "overlay" or not _is_emptied(entry.path):
+                found[entry.name] = Tree(entry.name, entry.path, kind)
         elif entry.name.endswith(".raw"):
             name = entry.name.removesuffix(".raw")
             found.setdefault(name, Tree(name, entry.path, "raw"))
@@ -53,6 +55,15 @@ def _kind(entry: os.DirEntry[str], *, on_btrfs: bool) -> str:
     if on_btrfs and entry.stat().st_ino == btrfs.ROOT_INODE:
         return "subvolume"
     return "overlay" if os.path.isdir(f"{LAYERS}/{entry.name}") else "directory"
+
+
+def _is_emptied(path: str) -> bool:
+    """Tell whether nothing is left in a tree that is mounted: machinectl remove cannot take the directory itself."""
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None and is_mounted(path)
+    except OSError:
+        return False
 
 
 def leftovers() -> dict[str, str]:

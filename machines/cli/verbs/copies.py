@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl clone, rename, restore, diff"""
+
+from __future__ import annotations
+
+import typer
+
+from machines.cli.names import name as name_argument
+from machines.cli.output import note
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.running import run
+from machines.cli.wire import RealHost
+from machines.errors import InvalidValue
+from machines.operations import copies
+
+TAKEN_BACK = "what was half done has been taken back"
+
+
+def clone(
+    context: typer.Context,
+    source: str = name_argument("The machine to copy."),
+    name: str = typer.Argument(..., metavar="NEW", help="What the copy is called."),
+    identity: str = typer.Option(
+        "new", "--identity", metavar="new|keep", help="Machine ID, host name and ssh host keys: new ones, or the same."
+    ),
+    snapshot: str = typer.Option("", "--snapshot", metavar="SNAPSHOT", help="Copy it as it was then."),
+    start: bool = typer.Option(False, "--start", help="Start the copy."),
+    wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+) -> None:
+    """Copy a machine, running or not. The copy has its own address, identity and settings, and publishes no ports."""
+    options = context.obj
+    if identity not in {"new", "keep"}:
+        raise InvalidValue(f"{identity!r} is no identity", hint="use --identity new or keep")
+    host, progress = RealHost(), Progress(options)
+    running = source in host.running()
+    try:
+        plan, left_out = run(
+            copies.clone(
+                source, name, host, progress, forget=identity == "new", snapshot=snapshot, dry_run=options.dry_run
+            ),
+            timeout=options.timeout,
+            what=f"clone {source}",
+            afterwards=TAKEN_BACK,
+        )
+    finally:
+        progress.clear()
+    if options.dry_run:
+        show_plan({name: plan}, options)
+        return
+    if not options.quiet:
+        of = (
+            f"snapshot {snapshot} of {source}" if snapshot else f"{source}, as it was while running" * running or source
+        )
+        note(f"cloned {name} from {of}" + (f"; without {', '.join(left_out)}" if left_out else ""))
+    if start or wait:
+        from machines.cli.verbs.life import start_all
+
+        raise typer.Exit(start_all([name], wait=wait, options=options))
+
+
+def rename(
+    context: typer.Context,
+    old: str = name_argument("The machine."),
+    new: str = typer.Argument(..., metavar="NEW", help="What it is called from now on."),
+) -> None:
+    """Call a stopped machine by another name. Its tree, address, ports, snapshots and settings stay its own."""
+    options = context.obj
+    plan = run(
+        copies.rename(old, new, RealHost(), Progress(options), dry_run=options.dry_run),
+        timeout=options.timeout,
+        what=f"rename {old}",
+        afterwards="machctl gc finishes it",
+    )
+    if options.dry_run:
+        show_plan({new: plan}, options)
+    elif not options.quiet:
+        note(f"renamed {old} to {new}")
+
+
+def restore(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    snapshot: str = typer.Argument(..., metavar="SNAPSHOT", help="machctl snapshot ls NAME shows them."),
+    no_undo: bool = typer.Option(False, "--no-undo", help="Keep no snapshot of how it is now."),
+) -> None:
+    """Let a machine's tree be what it was. How it is now is kept as a snapshot; a running machine is restarted."""
+    options = context.obj
+    host, progress = RealHost(), Progress(options)
+    try:
+        plan, before = run(
+            copies.restore(name, snapshot, host, progress, dry_run=options.dry_run, keep=not no_undo),
+            timeout=options.timeout,
+            what=f"restore {name}",
+            afterwards=f"machctl status {name} shows how it is",
+        )
+    finally:
+        progress.clear()
+    if options.dry_run:
+        show_plan({name: plan}, options)
+    elif not options.quiet:
+        note(
+            f"restored {name} from snapshot {snapshot}"
+            + f"; to undo that: machctl restore {name} {before}" * bool(before)
+        )
+
+
+def diff(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    snapshot: str = typer.Argument(None, metavar="[SNAPSHOT]", help="Since then; since it was made if left out."),
+    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
+) -> None:
+    """Show what changed in a machine: packages, files in /etc, units, users, size."""
+    show_changes(context, name, snapshot, None, detailed_exitcode=detailed_exitcode)
+
+
+def show_changes(
+    context: typer.Context, name: str, before: str | None, after: str | None, *, detailed_exitcode: bool
+) -> None:
+    """Show what changed in a machine from one snapshot (or its base) to another (or now)."""
+    from machines.cli.differences import show_difference
+    from machines.operations.changes import changes
+
+    difference = changes(name, RealHost(), before=before, after=after)
+    show_difference(difference, context.obj)
+    if detailed_exitcode and difference.changed:
+        raise typer.Exit(10)

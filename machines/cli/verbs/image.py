@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl image ls, show, pull, build, rm, prune, refresh, import, export"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+
+from machines.cli.output import note, say, show_object, show_rows
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.running import run
+from machines.cli.several import exit_status
+from machines.cli.verbs.create import SOURCE_HELP, machine_of
+from machines.cli.wire import RealHost
+from machines.errors import Conflict, InvalidValue
+from machines.model.base import STALE_AFTER_DAYS, Base
+from machines.model.machine import Machine
+from machines.operations import images
+
+COLUMNS = ("image", "source", "os", "size", "age", "users")
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [base.short for base in RealHost().storage.bases().values() if base.short.startswith(incomplete)]
+
+
+def _image(help: str) -> Any:
+    return typer.Argument(..., metavar="IMAGE", help=help, autocompletion=_complete)
+
+
+def _max_age() -> Any:
+    return typer.Option(STALE_AFTER_DAYS, "--max-age", metavar="DAYS", help="Older ones are stale.")
+
+
+def ls(context: typer.Context, max_age: float = _max_age()) -> None:
+    """List what machines are copied from."""
+    options = context.obj
+    found = images.images(RealHost(), max_age=max_age)
+    if options.output != "table":
+        show_rows([status.row() for status in found], COLUMNS, options)
+        return
+    rows = [
+        {
+            "image": status.base.short,
+            "source": status.base.source,
+            "os": status.base.os or None,
+            "size": size(status.base.size),
+            "age": age(float(str(status.row()["age_days"]))) + " stale" * status.stale,
+            "users": list(status.users),
+        }
+        for status in found
+    ]
+    show_rows(rows, COLUMNS, options, empty="no images; the first machine makes one: machctl create debian")
+
+
+def show(context: typer.Context, image: str = _image("The image."), max_age: float = _max_age()) -> None:
+    """Show all that is known of an image, for programs."""
+    host = RealHost()
+    base = images.find_image(image, host)
+    (status,) = (status for status in images.images(host, max_age=max_age) if status.base.id == base.id)
+    show_object({**status.row(), "path": host.storage.base_path(base)}, context.obj)
+
+
+def pull(
+    context: typer.Context,
+    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
+    name: str = typer.Option("", "--name", metavar="NAME", help="What it is called: image:NAME is a source then."),
+    mirror: str = typer.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
+    checksum: str = typer.Option(None, "--checksum", metavar="SHA256", help="What a tar: or raw: has to be."),
+    insecure: bool = typer.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
+    fresh: bool = typer.Option(False, "--fresh", help="Make it anew, also if it is kept."),
+) -> None:
+    """Have what machines are copied from ready before the first of them is made."""
+    machine = machine_of(source=source, name="image", mirror=mirror, checksum=checksum, insecure=insecure)
+    _pull(context, machine, name, fresh=fresh)
+
+
+def build(
+    context: typer.Context,
+    name: str = typer.Argument(..., metavar="NAME", help="What it is called: image:NAME is a source then."),
+    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
+    package: list[str] = typer.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
+    mirror: str = typer.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
+    variant: str = typer.Option("minbase", "--variant", metavar="VARIANT", help="As create has it."),
+    keyring: str = typer.Option(None, "--keyring", metavar="FILE", help="Trust these keys, not the distribution's."),
+    insecure: bool = typer.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
+    fresh: bool = typer.Option(False, "--fresh", help="Make it anew, also if it is kept."),
+) -> None:
+    """Make an image with packages of your own, under a name."""
+    machine = machine_of(
+        source=source,
+        name="image",
+        mirror=mirror,
+        packages=package,
+        variant=variant,
+        keyring=keyring,
+        insecure=insecure,
+    )
+    _pull(context, machine, images.check_image_name(name), fresh=fresh)
+
+
+def import_(
+    context: typer.Context,
+    name: str = typer.Argument(..., metavar="NAME", help="What it is called."),
+    file: str = typer.Argument(..., metavar="FILE", help="A root tree's tar, a disk image, an OCI layout or archive."),
+    checksum: str = typer.Option(None, "--checksum", metavar="SHA256", help="What it has to be."),
+) -> None:
+    """Take an archive in as an image."""
+    path = os.path.abspath(os.path.expanduser(file))
+    kind = RealHost().archives.kind(path)
+    machine = machine_of(source=f"{kind}:{path}", name="image", checksum=checksum)
+    _pull(context, machine, images.check_image_name(name), fresh=False)
+
+
+def export(
+    context: typer.Context,
+    image: str = _image("The image."),
+    file: str = typer.Argument(..., metavar="FILE", help="The archive, as in base.tar.zst; - is stdout."),
+    form: str = typer.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
+) -> None:
+    """Write an image into an archive."""
+    options = context.obj
+    if form not in {"tar", "oci"}:
+        raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
+    host, progress = RealHost(), Progress(options)
+    base = images.find_image(image, host)
+    if base.kind == "raw":
+        raise Conflict(f"image {base.short} is a disk image already", hint=f"cp {host.storage.base_path(base)} {file}")
+    path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
+    try:
+        run(
+            host.archives.pack(
+                host.storage.base_path(base), path, form=form, name=base.short, declaration="",
+                payload=base.payload, progress=lambda *stage: progress.progress(base.short, *stage),
+            ),
+            timeout=options.timeout,
+            what=f"image export {image}",
+            afterwards=f"{file} was not written",
+        )  # fmt: skip
+    finally:
+        progress.clear()
+    if not options.quiet and file != "-":
+        note(f"exported image {base.short} to {file}")
+
+
+def rm(
+    context: typer.Context,
+    image: list[str] = typer.Argument(..., metavar="IMAGE...", help="Those to remove.", autocompletion=_complete),
+) -> None:
+    """Remove images that no machine was copied from."""
+    options = context.obj
+    plan = run(
+        images.remove(image, RealHost(), Progress(options), dry_run=options.dry_run),
+        timeout=options.timeout,
+        what="image rm",
+    )
+    if options.dry_run:
+        show_plan({"": plan}, options)
+    elif not options.quiet:
+        note(f"removed {', '.join(image)}")
+
+
+def prune(
+    context: typer.Context,
+    all: bool = typer.Option(False, "--all", "-a", help="Every image that no machine was copied from."),
+    max_age: float = _max_age(),
+) -> None:
+    """Remove images that no machine was copied from: superseded and stale ones."""
+    options = context.obj
+    plan = run(
+        images.prune(RealHost(), Progress(options), everything=all, max_age=max_age, dry_run=options.dry_run),
+        timeout=options.timeout,
+        what="image prune",
+    )
+    if options.dry_run:
+        show_plan({"": plan}, options)
+    elif not options.quiet:
+        note(f"removed {len(plan)} images" if len(plan) != 1 else "removed 1 image")
+
+
+def refresh(
+    context: typer.Context,
+    image: list[str] = typer.Argument(None, metavar="[IMAGE]...", help="These; all that are stale if left out."),
+    max_age: float = _max_age(),
+) -> None:
+    """Make images anew from where they came from. Machines stay as they are; new ones are copied from the new image."""
+    options = context.obj
+    progress = Progress(options)
+    try:
+        made, failed = run(
+            images.refresh(image or [], RealHost(), progress, max_age=max_age, dry_run=options.dry_run),
+            timeout=options.timeout,
+            what="image refresh",
+        )
+    finally:
+        progress.clear()
+    word = "would refresh" if options.dry_run else "refreshed"
+    for base in made if not options.quiet else ():
+        note(f"{word} {base.short} ({base.source})")
+    if not made and not failed and not options.quiet:
+        note("no image is stale")
+    raise typer.Exit(exit_status(failed, len(made) + len(failed)))
+
+
+def _pull(context: typer.Context, machine: Machine, name: str, *, fresh: bool) -> None:
+    options = context.obj
+    progress = Progress(options)
+    try:
+        made = run(
+            images.pull(machine, name, RealHost(), progress, fresh=fresh, dry_run=options.dry_run),
+            timeout=options.timeout,
+            what=f"image {machine.source}",
+            afterwards="nothing of it is left",
+        )
+    finally:
+        progress.clear()
+    if isinstance(made, Base):
+        if not options.quiet:
+            note(f"image {made.short} is {made.source}, {size(made.size)}")
+        if options.output == "name":
+            say(made.short)
+    else:
+        show_plan({str(machine.source): made}, options)
+
+
+def size(count: int) -> str:
+    """Give bytes as people read them."""
+    return (
+        f"{count / 2**30:.1f} GB"
+        if count >= 2**30
+        else f"{count / 2**20:.0f} MB"
+        if count >= 2**20
+        else f"{count // 1024} kB"
+    )
+
+
+def age(days: float) -> str:
+    """Give a time in days as people say it."""
+    hours = days * 24
+    return f"{days:.0f} days" if days >= 2 else f"{hours:.0f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"
+
+
+VERBS = {
+    "ls": ls,
+    "show": show,
+    "pull": pull,
+    "build": build,
+    "rm": rm,
+    "prune": prune,
+    "refresh": refresh,
+    "import": import_,
+    "export": export,
+}
+ALIASES = {"list": "ls", "inspect": "show", "remove": "rm", "load": "import", "save": "export"}

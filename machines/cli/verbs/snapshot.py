@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl snapshot create, ls, rm, diff"""
+
+from __future__ import annotations
+
+import datetime
+
+import typer
+
+from machines.cli.names import name as name_argument
+from machines.cli.output import note, show_rows
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.running import run
+from machines.cli.verbs.copies import TAKEN_BACK, show_changes
+from machines.cli.wire import RealHost
+from machines.operations import copies
+
+COLUMNS = ("machine", "name", "created", "note")
+
+
+def create(
+    context: typer.Context,
+    name: str = name_argument("The machine, running or not."),
+    snapshot: str = typer.Argument("", metavar="[SNAPSHOT]", help="What it is called; the time if left out."),
+) -> None:
+    """Keep how a machine's tree is now."""
+    options = context.obj
+    host, progress = RealHost(), Progress(options)
+    if snapshot:
+        copies.check_snapshot_name(snapshot)
+    try:
+        taken = run(
+            copies.take(name, snapshot, host, progress, dry_run=options.dry_run),
+            timeout=options.timeout,
+            what=f"snapshot {name}",
+            afterwards=TAKEN_BACK,
+        )
+    finally:
+        progress.clear()
+    if not options.quiet:
+        word = "would take" if options.dry_run else "took"
+        note(f"{word} snapshot {taken.name} of {name}; to go back to it: machctl restore {name} {taken.name}")
+
+
+def ls(
+    context: typer.Context,
+    name: str = typer.Argument(None, metavar="[NAME]", help="Of this machine; of all if left out."),
+) -> None:
+    """List snapshots."""
+    host = RealHost()
+    if name is not None:
+        from machines.operations.inspect import require
+
+        require([name], host)
+    found = {name: host.storage.snapshots_of(name)} if name is not None else host.storage.all_snapshots()
+    rows = [
+        {
+            "machine": snapshot.machine,
+            "name": snapshot.name,
+            "created": datetime.datetime.fromtimestamp(snapshot.created).astimezone().isoformat(timespec="seconds"),
+            "storage": snapshot.storage,
+            "note": snapshot.note or None,
+        }
+        for snapshots in found.values()
+        for snapshot in snapshots.values()
+    ]
+    show_rows(rows, COLUMNS, context.obj, empty="no snapshots; take one: machctl snapshot create NAME")
+
+
+def rm(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    snapshots: list[str] = typer.Argument(..., metavar="SNAPSHOT...", help="Those to remove."),
+) -> None:
+    """Remove snapshots."""
+    options = context.obj
+    plan = run(
+        copies.drop(name, snapshots, RealHost(), Progress(options), dry_run=options.dry_run),
+        timeout=options.timeout,
+        what=f"snapshot rm {name}",
+    )
+    if options.dry_run:
+        show_plan({name: plan}, options)
+    elif not options.quiet:
+        note(f"removed {', '.join(snapshots)} of {name}")
+
+
+def diff(
+    context: typer.Context,
+    name: str = name_argument("The machine."),
+    before: str = typer.Argument(..., metavar="BEFORE", help="A snapshot."),
+    after: str = typer.Argument(None, metavar="[AFTER]", help="A later one; how it is now if left out."),
+    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
+) -> None:
+    """Show what changed in a machine from one snapshot to another."""
+    show_changes(context, name, before, after, detailed_exitcode=detailed_exitcode)
+
+
+VERBS = {"create": create, "ls": ls, "rm": rm, "diff": diff}
+ALIASES = {"list": "ls", "take": "create", "remove": "rm", "delete": "rm"}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""machctl export, import"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from machines.cli.names import name as name_argument
+from machines.cli.output import note
+from machines.cli.plans import show_plan
+from machines.cli.progress import Progress
+from machines.cli.running import run
+from machines.cli.verbs.copies import TAKEN_BACK
+from machines.cli.wire import RealHost
+from machines.errors import InvalidValue
+from machines.operations import transfer
+
+
+def export(
+    context: typer.Context,
+    name: str = name_argument("The machine, running or not."),
+    file: str = typer.Argument(..., metavar="FILE", help="The archive, as in web.tar.zst; - is stdout."),
+    form: str = typer.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
+) -> None:
+    """Write a machine into an archive: its tree with the owners it has inside, and how it is declared."""
+    options = context.obj
+    if form not in transfer.FORMATS:
+        raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
+    if file == "-" and sys.stdout.isatty():
+        raise InvalidValue("an archive would garble the terminal", hint=f"machctl export {name} - >{name}.tar.zst")
+    if options.dry_run:
+        note(f"would write {name} to {file}")
+        return
+    host, progress = RealHost(), Progress(options)
+    live = name in host.running()
+    try:
+        path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
+        run(
+            transfer.export(name, path, host, lambda *stage: progress.progress(name, *stage), form=form),
+            timeout=options.timeout,
+            what=f"export {name}",
+            afterwards=f"{file} was not written",
+        )
+    finally:
+        progress.clear()
+    if not options.quiet and file != "-":
+        note(f"exported {name} to {file}" + ", as it was while running" * live)
+
+
+def import_(
+    context: typer.Context,
+    file: str = typer.Argument(..., metavar="FILE", help="What machctl export wrote, a root tree's tar, an OCI image."),
+    name: str = typer.Argument(
+        None, metavar="[NAME]", help="What the machine is called; as the archive says if left out."
+    ),
+    identity: str = typer.Option(
+        "keep", "--identity", metavar="keep|new", help="Machine ID, host name and ssh host keys: the same, or new ones."
+    ),
+    form: str = typer.Option(None, "--format", metavar="tar|oci", help="What it is, if that cannot be told."),
+    start: bool = typer.Option(False, "--start", help="Start it now."),
+    wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+) -> None:
+    """Make a machine of an archive, declared as it was where that was written."""
+    options = context.obj
+    if identity not in {"new", "keep"}:
+        raise InvalidValue(f"{identity!r} is no identity", hint="use --identity new or keep")
+    if form not in {None, *transfer.FORMATS}:
+        raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
+    host, progress = RealHost(), Progress(options)
+    try:
+        machine, plan = run(
+            transfer.bring(
+                os.path.abspath(os.path.expanduser(file)), name, host, progress,
+                forget=identity == "new", form=form, dry_run=options.dry_run,
+            ),
+            timeout=options.timeout,
+            what=f"import {file}",
+            afterwards=TAKEN_BACK,
+        )  # fmt: skip
+    finally:
+        progress.clear()
+    if options.dry_run:
+        show_plan({machine.name: plan}, options)
+        return
+    if not options.quiet:
+        note(f"imported {machine.name} from {file}" + ("" if start else f"; start it: machctl start {machine.name}"))
+    if start or wait:
+        from machines.cli.verbs.life import start_all
+
+        raise typer.Exit(start_all([machine.name], wait=wait, options=options))

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bases: what a source produced, kept pristine, so that machines are copied from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+STALE_AFTER_DAYS = 30.0
+
+
+class Payload(NamedTuple):
+    """What an image without an init runs instead (OCI image-spec, config.md); ``user`` as systemd.nspawn(5) has it."""
+
+    command: tuple[str, ...]
+    environment: tuple[str, ...] = ()
+    user: str = ""
+    directory: str = ""
+    ports: tuple[str, ...] = ()
+    stop_signal: str = ""
+
+
+class Base(NamedTuple):
+    """A base of the store.
+
+    ``id`` is unique, ``digest`` the same for all that were shaped by the same values, of which ``recipe`` has the
+    readable ones. ``created`` in seconds since the epoch, ``size`` in bytes, ``kind`` tree or raw.
+    """
+
+    id: str
+    digest: str
+    source: str
+    created: float
+    kind: str = "tree"
+    name: str = ""
+    os: str = ""
+    size: int = 0
+    files: int = 0
+    recipe: Mapping[str, object] = {}
+    payload: Payload | None = None
+
+    @property
+    def short(self) -> str:
+        """The id as people are shown it."""
+        return self.name or self.id
+
+
+def newest(bases: Mapping[str, Base], digest: str) -> Base | None:
+    """Give the newest base of that digest."""
+    return max((base for base in bases.values() if base.digest == digest), key=lambda base: base.created, default=None)
+
+
+def find_base(bases: Mapping[str, Base], name: str) -> Base | None:
+    """Give the base that is meant by a name, an id, or a prefix of ids that only one digest has."""
+    if name in bases:
+        return bases[name]
+    named = [base for base in bases.values() if base.name == name]
+    if not named and len(name) >= 4:
+        named = [base for base in bases.values() if base.id.startswith(name)]
+        if len({base.digest for base in named}) > 1:
+            return None
+    return max(named, key=lambda base: base.created, default=None)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bases: found by what shaped them, made where there is none, so that a second machine costs a copy."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from machines.errors import MachctlError, NotFound
+from machines.model.base import Base, find_base, newest
+from machines.model.machine import Machine
+from machines.model.request import SourceRequest
+from machines.operations.prepare import prepare
+from machines.render.paths import bootstrap_log
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host, Progress
+
+IMPORTED = "import:"
+"""What the source of a base begins with that is one machine's alone, and goes with it."""
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64"}
+
+
+def known_base(machine: Machine, host: Host) -> Base | None:
+    """Give the base that the tree of ``machine`` can be copied from, None where one has to be made.
+
+    Raises NotFound for a source that is not there.
+    """
+    bases = host.storage.bases()
+    if machine.source.kind == "image" and (named := find_base(bases, machine.source.reference)):
+        return named
+    recipe = _recipe(machine, host)
+    return newest(bases, _digest(recipe)) if recipe is not None else None
+
+
+async def make_base(
+    machine: Machine,
+    host: Host,
+    progress: Progress,
+    *,
+    name: str = "",
+    fresh: bool = False,
+    as_is: bool = False,
+) -> Base:
+    """Have the source of ``machine`` produce a base and give it; with another machctl at the same, wait and take its.
+
+    ``fresh`` makes a new one even if there is one. ``as_is`` makes one for this machine alone, whose identity is left
+    in it. Nothing is left where it fails. Raises what the source does.
+    """
+    began = time.time()
+    recipe = None if as_is else _recipe(machine, host)
+    # What cannot be told apart is made anew each time, and nobody waits for another's.
+    digest = _digest(recipe if recipe is not None else {"source": str(machine.source), "made": os.urandom(8).hex()})
+    async with host.files.wait_lock(f"base-{digest[:12]}"):
+        there = newest(host.storage.bases(), digest)
+        if there and (not fresh or there.created > began):
+            if name and there.name != name:
+                host.storage.rename_base(there, name)
+            return there._replace(name=name or there.name)
+        base_id = _free_id(digest, host)
+        staged = host.storage.stage_base(base_id)
+        source = f"{IMPORTED}{machine.name}" if as_is else str(machine.source)
+        try:
+            return await _fill(
+                Base(base_id, digest, source, 0, name=name), staged, machine, host, progress, as_is=as_is
+            )
+        except BaseException as error:
+            host.storage.remove_path(staged)
+            if isinstance(error, OSError):
+                raise MachctlError(f"{machine.source}: {error.strerror}: {error.filename}", hint="df, dmesg") from error
+            raise
+
+
+async def _fill(base: Base, staged: str, machine: Machine, host: Host, progress: Progress, *, as_is: bool) -> Base:
+    tree = Path(staged) / "tree"
+    Path(bootstrap_log(machine.name)).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    request = _request(machine, target=tree, scratch=Path(staged))
+    payload = await host.source(machine.source.kind).make(request, progress)
+    raw = os.path.exists(f"{staged}/disk.raw")
+    progress("keeping it", 0, None)
+    if not raw and not as_is:
+        prepare(str(tree), machine.source, host, init=payload is None)
+    release = {} if raw else host.os_release(leader=None, tree=str(tree))
+    for entry in os.listdir(staged):
+        if entry not in {"tree", "disk.raw"}:
+            host.storage.remove_path(f"{staged}/{entry}")
+    size, files = host.storage.measure(f"{staged}/disk.raw" if raw else str(tree))
+    made = base._replace(
+        created=time.time(),
+        kind="raw" if raw else "tree",
+        os=" ".join(part for part in (release.get("ID"), release.get("VERSION_ID")) if part),
+        size=size,
+        files=files,
+        recipe=_values(machine),
+        payload=payload,
+    )
+    host.storage.finish_base(made)
+    return made
+
+
+def _recipe(machine: Machine, host: Host) -> dict[str, object] | None:
+    """Give everything that shapes the tree of ``machine``, None where that cannot be told."""
+    request = _request(machine, target=Path("/nonexistent"), scratch=Path("/nonexistent"))
+    identity = host.source(machine.source.kind).identity(request)
+    if identity is None:
+        return None
+    return {"source": str(machine.source), "architecture": request.architecture, **_values(machine), **identity}
+
+
+def _values(machine: Machine) -> dict[str, object]:
+    found: dict[str, object] = {"variant": machine.variant} if machine.source.bootstrapped else {}
+    for key in ("mirror", "checksum", "insecure"):
+        if value := getattr(machine, key):
+            found[key] = value
+    if machine.packages:
+        found["packages"] = sorted(machine.packages)
+    if machine.ssh_keys and machine.source.bootstrapped:
+        found["ssh"] = True
+    if machine.bootstrapper != "auto":
+        found["bootstrapper"] = machine.bootstrapper
+    if machine.keyring:
+        found["keyring"] = {"file": machine.keyring, "sha256": _keyring_digest(machine.keyring)}
+    return found
+
+
+def _keyring_digest(path: str) -> str:
+    import hashlib
+
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise NotFound(f"keyring {path} cannot be read: {error.strerror}", hint="give the file with the keys") from None
+
+
+def _digest(recipe: dict[str, object]) -> str:
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _free_id(digest: str, host: Host) -> str:
+    taken = {*host.storage.bases(), *host.storage.base_leftovers().values()}
+    return next(f"{digest[:12]}-{number}" for number in range(1, 1 << 30) if f"{digest[:12]}-{number}" not in taken)
+
+
+def _request(machine: Machine, *, target: Path, scratch: Path) -> SourceRequest:
+    return SourceRequest(
+        source=machine.source,
+        target=target,
+        scratch=scratch,
+        log=Path(bootstrap_log(machine.name)),
+        architecture=_ARCHITECTURES.get(os.uname().machine, os.uname().machine),
+        packages=machine.packages,
+        ssh=bool(machine.ssh_keys),
+        variant=machine.variant,
+        bootstrapper=machine.bootstrapper,
+        mirror=machine.mirror,
+        keyring=Path(machine.keyring) if machine.keyring else None,
+        checksum=machine.checksum,
+        insecure=machine.insecure,
+    )

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Copies of machines: clone, rename, snapshot, restore."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from machines.declare.fleet import own_file
+from machines.declare.write import write_machine
+from machines.errors import Conflict, InvalidValue, NotFound, raise_all
+from machines.model.machine import Machine
+from machines.model.names import check_new_name
+from machines.model.observed import Host as Observed
+from machines.model.observed import Record
+from machines.model.snapshot import Origin, Snapshot
+from machines.model.source import Source
+from machines.operations.declared import declared_machines, readable_machines
+from machines.operations.execute import execute
+from machines.operations.fleet import machine_lock, make_planned
+from machines.operations.observe import observe
+from machines.operations.ready import check_ready
+from machines.operations.reporter import Reporter
+from machines.plan import steps
+from machines.plan.check import check_host, check_machine, check_taken
+from machines.plan.machine import Copy, plan_machine
+from machines.plan.rename import plan_rename
+from machines.plan.steps import Plan
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
+
+
+async def clone(
+    source: str,
+    name: str,
+    host: Host,
+    reporter: Reporter,
+    *,
+    forget: bool = True,
+    snapshot: str = "",
+    machine: Machine | None = None,
+    dry_run: bool = False,
+) -> tuple[Plan, list[str]]:
+    """Make machine ``name`` a copy of ``source``, or of a snapshot of it; give the plan and what it does not share.
+
+    With ``forget`` it gets an identity of its own: machine ID, host name, ssh host keys. An address, a MAC address and
+    published ports are its own in any case. ``machine`` is how it is declared, if not as the source is. Raises NotFound
+    for a source that is not there, Conflict for a name that is taken.
+    """
+    check_ready(host, verb="clone")
+    check_new_name(name)
+    with (
+        host.files.lock(machine_lock(source), what=f"machine {source}"),
+        host.files.lock(machine_lock(name), what=f"machine {name}"),
+    ):
+        async with host.files.fleet_lock():
+            declared = declared_machines(host)
+            observed = observe(host)
+            tree_of(source, observed)
+            like = declared.get(source) or Machine(source, Source("image", source), "")
+            wanted, left_out = _cloned(like, name), []
+            if machine is not None:
+                # What it was made of is what the other one was made of; else nobody could make it anew.
+                wanted = dataclasses.replace(
+                    machine, source=like.source, checksum=like.checksum, insecure=like.insecure, mirror=like.mirror
+                )
+            if machine is None:
+                left_out = _left_out(like)
+            observed = observe(host, [wanted])
+            raise_all(
+                check_host(observed, verb="clone")
+                or [*check_taken(name, observed, declared), *check_machine(wanted, observed, declared)]
+            )
+            copy = _copy(source, snapshot, observed, host, forget=forget)
+            plan = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy)
+        if not dry_run:
+            await make_planned(wanted, plan, host, reporter)
+    return plan, left_out
+
+
+async def rename(old: str, new: str, host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
+    """Call machine ``old`` by the name ``new``; its address stays its own. Raises Conflict while it runs."""
+    check_ready(host, verb="rename")
+    check_new_name(new)
+    with (
+        host.files.lock(machine_lock(old), what=f"machine {old}"),
+        host.files.lock(machine_lock(new), what=f"machine {new}"),
+    ):
+        async with host.files.fleet_lock():
+            declared = readable_machines(host, name=old)
+            observed = observe(host)
+            tree_of(old, observed)
+            if old in observed.running:
+                raise Conflict(f"machine {old} is running", hint=f"stop it first: machctl stop {old}")
+            raise_all(check_taken(new, observed, declared))
+            plan = plan_rename(old, new, observe(host, [declared[old]] if old in declared else []), declared)
+            if not dry_run:
+                await execute(plan, host, reporter=reporter)
+    return plan
+
+
+async def take(name: str, snapshot: str, host: Host, reporter: Reporter, *, dry_run: bool, note: str = "") -> Snapshot:
+    """Take a snapshot of a machine, under the time if ``snapshot`` is empty, and give it. Raises NotFound, Conflict."""
+    check_ready(host, verb="snapshot")
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        async with host.files.fleet_lock():
+            observed = observe(host)
+            step = _take(name, snapshot or _now(host.storage.snapshots_of(name)), observed, host, note=note)
+        if not dry_run:
+            await execute([step], host, reporter=reporter)
+    return step.snapshot
+
+
+async def drop(name: str, snapshots: list[str], host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
+    """Remove snapshots of a machine; give the plan. Raises NotFound for each that there is not."""
+    check_ready(host, verb="snapshot")
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        plan: Plan = [
+            steps.RemoveSnapshot(reason="asked for", machine=name, snapshot=find_snapshot(name, snapshot, host))
+            for snapshot in snapshots
+        ]
+        if not dry_run:
+            await execute(plan, host, reporter=reporter)
+    return plan
+
+
+async def restore(
+    name: str, snapshot: str, host: Host, reporter: Reporter, *, dry_run: bool, keep: bool = True
+) -> tuple[Plan, str]:
+    """Let the tree of a machine be what it was; give the plan, and the snapshot that was taken before, to go back to.
+
+    A running machine is stopped and started again. Without ``keep`` what it was before is lost.
+    """
+    check_ready(host, verb="restore")
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        async with host.files.fleet_lock():
+            observed = observe(host)
+            tree_of(name, observed)
+            found = find_snapshot(name, snapshot, host)
+            running = name in observed.running
+            stopped = dataclasses.replace(observed, running={})
+            plan: Plan = []
+            if running:
+                plan.append(steps.StopMachine(reason="its tree changes", machine=name, name=name))
+            before = _now(host.storage.snapshots_of(name), "before-restore-") if keep else ""
+            if keep:
+                plan.append(_take(name, before, stopped, host, note=f"before snapshot {snapshot} was restored"))
+            plan.append(steps.RestoreTree(reason="asked for", machine=name, snapshot=found))
+            if disk := tree_of(name, observed).disk:
+                plan.append(steps.SetDisk(reason="another tree knows no limit yet", machine=name, size=disk))
+            if running:
+                plan.append(steps.StartMachine(reason="it was running", machine=name, name=name))
+        if not dry_run:
+            await execute(plan, host, reporter=reporter)
+    return plan, before
+
+
+def find_snapshot(name: str, snapshot: str, host: Host) -> Snapshot:
+    """Give a snapshot of a machine. Raises NotFound (with those there are) where it has none of that name."""
+    found = host.storage.snapshots_of(name)
+    if snapshot not in found:
+        hint = f"it has {', '.join(found)}" if found else f"it has none; take one: machctl snapshot create {name}"
+        raise NotFound(f"machine {name} has no snapshot {snapshot}", hint=hint)
+    return found[snapshot]
+
+
+def tree_of(name: str, observed: Observed) -> Record:
+    """Give what is recorded of a machine that has a tree, of one that others made what can be told. Raises NotFound."""
+    if name not in observed.trees:
+        raise NotFound(f"there is no machine {name} with a tree", hint="machctl list shows the machines there are")
+    return observed.records.get(name) or Record(name)
+
+
+def check_snapshot_name(name: str) -> str:
+    """Give ``name`` back if a snapshot may be called that. Raises InvalidValue."""
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise InvalidValue(f"{name!r} is not the name of a snapshot", hint="use letters, digits, '-', '_' and '.'")
+    return name
+
+
+def _take(name: str, snapshot: str, observed: Observed, host: Host, *, note: str) -> steps.TakeSnapshot:
+    origin = origin_of(name, observed, host)
+    return steps.TakeSnapshot(
+        reason="asked for" if not note else "so that this can be undone",
+        machine=name,
+        snapshot=Snapshot(name, snapshot, time.time(), origin.storage, origin.base, origin.uid, note),
+        origin=origin,
+        running=_held(name, origin, observed),
+    )
+
+
+def origin_of(name: str, observed: Observed, host: Host) -> Origin:
+    """Give what a copy of machine ``name`` is a copy of."""
+    record = tree_of(name, observed)
+    return host.storage.origin_of_machine(name, record.storage, base=record.base, uid=record.uid)
+
+
+def _copy(source: str, snapshot: str, observed: Observed, host: Host, *, forget: bool) -> Copy:
+    record = tree_of(source, observed)
+    if snapshot:
+        origin = host.storage.origin_of_snapshot(find_snapshot(source, snapshot, host))
+        return Copy(f"{source}, snapshot {snapshot},", origin, record.payload, forget)
+    origin = origin_of(source, observed, host)
+    return Copy(source, origin, record.payload, forget, _held(source, origin, observed))
+
+
+def _held(name: str, origin: Origin, observed: Observed) -> str:
+    """The unit that has to be held still while files are copied one by one; a btrfs snapshot is of one moment."""
+    return observed.running.get(name, "") if origin.storage != "btrfs" else ""
+
+
+def _cloned(machine: Machine, name: str) -> Machine:
+    return dataclasses.replace(machine, name=name, origin=own_file(name), publish=(), hostname=None)
+
+
+def _left_out(machine: Machine) -> list[str]:
+    found = [f"port {port}" for port in machine.publish]
+    return [*found, f"host name {machine.hostname}"] if machine.hostname else found
+
+
+def _now(taken: dict[str, Snapshot], prefix: str = "") -> str:
+    name = prefix + time.strftime("%Y%m%d-%H%M%S")
+    names = (name, *(f"{name}.{number}" for number in range(2, 1000)))
+    return next(candidate for candidate in names if candidate not in taken)

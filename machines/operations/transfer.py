@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Machines to archives and back: the tree with the owners it has inside, and the declaration with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from machines.declare.fleet import own_file, parse_fleet
+from machines.declare.write import write_machine
+from machines.errors import InvalidValue, MachctlError, NotFound, Unsupported, raise_all
+from machines.model.machine import Machine
+from machines.model.names import check_new_name
+from machines.model.source import Source
+from machines.operations.copies import tree_of
+from machines.operations.declared import readable_machines
+from machines.operations.fleet import create, machine_lock
+from machines.operations.observe import observe
+from machines.operations.ready import check_ready
+from machines.operations.reporter import Reporter
+from machines.plan.steps import Plan
+from machines.render.paths import bootstrap_log
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host, Progress
+
+FORMATS = ("tar", "oci")
+
+
+async def export(name: str, path: str, host: Host, progress: Progress, *, form: str) -> None:
+    """Write machine ``name`` to ``path``, "-" for stdout: a tar archive, or an OCI image. Raises NotFound and more.
+
+    A running machine is written as it is at one moment where its driver can take a snapshot, else as it is read.
+    """
+    check_ready(host, verb="export")
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        observed = observe(host)
+        record = tree_of(name, observed)
+        tree = observed.trees[name]
+        if tree.kind == "raw":
+            raise Unsupported(f"machine {name} is a disk image already", hint=f"copy it: cp {tree.path} {path}")
+        machine = readable_machines(host).get(name) or Machine(name, Source("image", name), own_file(name))
+        declaration = write_machine(dataclasses.replace(machine, name=name))
+        if record.storage == "overlay":
+            host.storage.mount(name)
+        snapshot = name in observed.running and tree.kind == "subvolume"
+        root = tree.path
+        try:
+            if snapshot:
+                root = await host.storage.copy_origin(
+                    host.storage.origin_of_machine(name, "btrfs", base="", uid=None), name, uid=None,
+                    log=Path(bootstrap_log(name)), progress=progress,
+                )  # fmt: skip
+            await host.archives.pack(
+                root, path, form=form, name=name, declaration=declaration, payload=record.payload, progress=progress
+            )
+        finally:
+            if snapshot:
+                host.pool.remove_path(host.pool.staging_path(name))
+
+
+async def bring(
+    path: str, name: str | None, host: Host, reporter: Reporter, *, forget: bool, form: str | None, dry_run: bool
+) -> tuple[Machine, Plan]:
+    """Make a machine of an archive, declared as the archive says; give it and the plan that made it.
+
+    Without ``forget`` its identity is the one it had. Raises NotFound, InvalidValue, Conflict, MachctlError.
+    """
+    check_ready(host, verb="import")
+    if not os.path.exists(path):
+        raise NotFound(f"there is no {path}", hint="give an archive that machctl export wrote, or a root tree's tar")
+    kind = form or host.archives.kind(path)
+    if kind == "raw":
+        raise InvalidValue(f"{path} is no archive", hint=f"if it is a disk image: machctl create raw:{path} NAME")
+    machine = _declared(host.archives.declaration(path, form=kind), path, kind, name)
+    taken = Machine(machine.name, Source(kind, path), machine.origin)
+    return machine, await create(machine, host, reporter, dry_run=dry_run, archive=None if forget else taken)
+
+
+def _declared(text: str, path: str, kind: str, name: str | None) -> Machine:
+    """Give the machine that an archive says it is, or that can be told from its name."""
+    source = Source(kind, path)
+    if not text:
+        guessed = name or source.machine_name()
+        if guessed is None:
+            raise InvalidValue(f"{path} does not say what it is called", hint=f"machctl import {path} NAME")
+        return Machine(check_new_name(guessed), source, own_file(guessed))
+    machines, errors = parse_fleet({path: text})
+    raise_all(errors)
+    if len(machines) != 1:
+        raise MachctlError(f"{path} does not say which machine it is", hint="make one of it: machctl create tar:PATH")
+    (machine,) = machines.values()
+    chosen = check_new_name(name or machine.name)
+    return dataclasses.replace(machine, name=chosen, origin=own_file(chosen))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The plan that calls a machine by another name; a run that is killed anywhere in it is finished by the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from machines.declare.fleet import own_file
+from machines.declare.write import write_machine
+from machines.errors import Conflict
+from machines.model.machine import Machine
+from machines.model.names import machine_unit
+from machines.model.observed import Host, Record
+from machines.model.tree import Tree
+from machines.plan import steps
+from machines.plan.machine import plan_machine
+from machines.plan.steps import Plan
+from machines.render import paths
+
+
+def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine]) -> Plan:
+    """Give the steps after which machine ``old`` is called ``new``.
+
+    What is about to happen is recorded under the old name first, and that record goes last. Raises Conflict when the
+    machine is declared in a file together with others.
+    """
+    reason = f"{old} is renamed to {new}"
+    own, record = declared.get(old), host.records.get(old)
+    plan: Plan = []
+    if record:
+        going = dataclasses.replace(record, intent=f"rename {new}")
+        plan.append(steps.Claim(reason=reason, machine=old, record=going))
+    if host.enabled.get(old):
+        plan.append(steps.DisableUnit(reason=reason, machine=old, unit=machine_unit(old)))
+    storage = record.storage if record else ""
+    plan.append(steps.RenameTree(reason=reason, machine=new, old=old, new=new, storage=storage))
+    if own is not None and (own.origin != own_file(old) or _shared(own, declared)):
+        raise Conflict(
+            f"machine {old} is declared in {own.origin}, which is not its own file",
+            hint=f"rename [machines.{old}] there, and then the tree: machctl rename",
+        )
+    gone = [path for path, text in host.files.items() if paths.owner(path, text) == ("machine", old)]
+    if own is not None:
+        wanted = dataclasses.replace(own, name=new, origin=own_file(new))
+        plan += _declare(wanted, old, record, host)
+        gone.append(own.origin)
+    plan += [steps.RemoveFile(reason=reason, machine=old, path=path) for path in gone]
+    if old in host.journals:
+        plan.append(steps.RemoveFile(reason=reason, machine=old, path=host.journals[old]))
+    if any(paths.unit_of(path) in host.loaded for path in gone if path.startswith(paths.UNIT_DIRECTORY)):
+        plan.append(steps.ReloadUnits(reason="unit files changed", machine=old))
+    if record:
+        plan.append(steps.RemoveFile(reason=reason, machine=old, path=paths.machine_record(old)))
+    if any(path.startswith(paths.NAT_DIRECTORY) for path in gone):
+        plan.append(steps.LoadNat(reason="its files changed", machine=new))
+    return plan
+
+
+def _declare(wanted: Machine, old: str, record: Record | None, host: Host) -> Plan:
+    """What makes the new name a machine, as if the old one had never had its address and its ports."""
+    records = {name: other for name, other in host.records.items() if name != old}
+    if record:
+        records[wanted.name] = dataclasses.replace(record, name=wanted.name, intent="")
+    trees = {name: tree for name, tree in host.trees.items() if name != old}
+    if old in host.trees:
+        trees[wanted.name] = Tree(wanted.name, paths.tree(wanted.name), host.trees[old].kind)
+    guest_files = {
+        (wanted.name if name == old else name, path): text for (name, path), text in host.guest_files.items()
+    }
+    view = dataclasses.replace(host, records=records, trees=trees, guest_files=guest_files)
+    claim: Plan = []
+    if wanted.name in records:
+        claim = [steps.Claim(reason="it has another name", machine=wanted.name, record=records[wanted.name])]
+    made = plan_machine(wanted, view, declaration=write_machine(wanted))
+    return [*claim, *(step for step in made if not isinstance(step, steps.Claim))]
+
+
+def _shared(machine: Machine, declared: Mapping[str, Machine]) -> bool:
+    return any(other.origin == machine.origin and other.name != machine.name for other in declared.values())
