@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,8 +55,11 @@ async def create(
     fresh: bool = False,
     intent: str = "",
     archive: Machine | None = None,
+    command: Sequence[str] = (),
 ) -> Plan:
-    """Declare a new machine and make it; give the plan that did. ``archive`` has the source to take as it is instead.
+    """Declare a new machine and make it; give the plan that did.
+
+    ``archive`` has the source to take as it is instead, ``command`` is what an image without an init is to run.
 
     Its tree is copied from a base, which is made where there is none, or with ``fresh`` in any case. Raises all that is
     wrong at once before the first change. A failure or an interrupt takes everything back, but not the base.
@@ -77,6 +80,8 @@ async def create(
             reporter.step(plan[0])
             progress = partial(reporter.progress, machine.name)
             base = await make_base(made_of, host, progress, fresh=fresh, as_is=archive is not None)
+        if command and base.payload:
+            base = base._replace(payload=base.payload._replace(command=tuple(command)))
         async with host.files.fleet_lock():
             observed = await _cleared(machine, host, reporter, dry_run=dry_run)
             raise_all(check_new(machine, observed, declared_machines(host), base))

@@ -10,7 +10,7 @@ import typer
 
 from machines.cli.names import name as name_argument
 from machines.cli.output import note
-from machines.errors import InvalidValue, MachctlError, NotFound, NotRunning
+from machines.errors import InvalidValue, MachctlError, NotFound, NotRunning, Unsupported
 from machines.model.names import check_known_name
 
 # As podman has it: machctl's own failure must not look like the command's (podman-exec(1), EXIT STATUS).
@@ -40,6 +40,10 @@ def exec_(
         status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal)
     except NotRunning:
         _require(name)
+        raise
+    except Unsupported as error:
+        _enter(name, command, user=user, env=environment, directory=directory)
+        error.exit_code = OWN_FAILURE
         raise
     except MachctlError as error:
         if error.exit_code not in {126, 127}:
@@ -121,6 +125,22 @@ def _check_user(name: str, user: str) -> None:
         fd = null.fileno()
         if exec_in(name, ["getent", "passwd", user], stdin=None, stdout=fd, stderr=fd) != 0:
             raise NotFound(f"there is no user {user} in machine {name}", hint=f"machctl exec {name} -- adduser {user}")
+
+
+def _enter(name: str, command: list[str], *, user: str | None, env: dict[str, str], directory: str | None) -> None:
+    """Become the command in a machine that has no init to run it, with the environment its image has."""
+    from machines.cli.wire import RealHost
+    from machines.host.enter import enter
+    from machines.host.registered import registered_machine
+    from machines.operations.observe import read_records
+
+    record, entry = read_records(RealHost()).get(name), registered_machine(name)
+    if record is None or record.payload is None or entry is None:
+        return
+    own = dict(assignment.split("=", 1) for assignment in record.payload.environment if "=" in assignment)
+    who = record.payload.user if user is None else user
+    where = directory or record.payload.directory or None
+    enter(entry.leader, command, user=who, env={**own, **env}, directory=where, name=name)
 
 
 def _require(name: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from typing import NoReturn
 
 import typer
@@ -19,7 +20,9 @@ from machines.cli.verbs.enter import OWN_FAILURE
 from machines.cli.wire import RealHost
 from machines.errors import MachctlError
 from machines.model.machine import Machine
+from machines.model.names import machine_unit
 from machines.operations import fleet, lifecycle
+from machines.operations.observe import read_records
 
 
 def run_(
@@ -38,6 +41,9 @@ def run_(
 ) -> None:
     """Run a command in a machine that is gone when it ends; its exit status is machctl's, 125 machctl's own failure."""
     options = context.obj
+    words = [*(command or [])]
+    if words[:1] == ["--"]:
+        del words[0]
     called = name or f"run-{os.urandom(3).hex()}"
     machine = machine_of(
         source=source, name=called, bridges=bridge, publish=publish, binds=bind, packages=package, memory=memory,
@@ -57,11 +63,15 @@ def run_(
     made = False
     try:
         try:
-            run(fleet.create(machine, host, progress, intent=intent), timeout=options.timeout, what=f"run {source}")
+            making = fleet.create(machine, host, progress, intent=intent, command=words)
+            run(making, timeout=options.timeout, what=f"run {source}")
         finally:
             progress.clear()
         made = True
-        status = _run(machine, command or [], host, user=user)
+        if read_records(host)[called].payload:
+            status = _run_payload(called, host)
+        else:
+            status = _run(machine, words, host, user=user)
     except MachctlError as error:
         if error.exit_code not in {2, 126, 127}:
             error.exit_code = OWN_FAILURE
@@ -74,7 +84,7 @@ def run_(
     raise typer.Exit(status)
 
 
-def _run(machine: Machine, command: list[str], host: RealHost, *, user: str | None) -> int:
+def _run(machine: Machine, words: list[str], host: RealHost, *, user: str | None) -> int:
     from machines.host.bus.guest import exec_in
 
     job = lifecycle.dispatch_start(machine.name, host)
@@ -83,10 +93,24 @@ def _run(machine: Machine, command: list[str], host: RealHost, *, user: str | No
         # A command that looks at the network at once should find it.
         with contextlib.suppress(MachctlError):
             run(lifecycle.wait_for_address(machine.name, host), timeout=10, what="wait")
-    words = [word for word in command if word != "--"] if command[:1] == ["--"] else command
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     shell = ["/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash -l; fi; exec sh -l"]
     return exec_in(machine.name, words or shell, user=user, env={}, cwd=None, tty=terminal)
+
+
+def _run_payload(name: str, host: RealHost) -> int:
+    """Run what an image without an init runs, to its end; what it printed is in the journal of its unit."""
+    unit = machine_unit(name)
+    since = f"--since=@{time.time():.0f}"
+    done = host.tools.run(["systemctl", "start", "--wait", unit], check=False)
+    shown = host.tools.run(["systemctl", "show", "--property=ExecMainStatus", "--value", unit], check=False).stdout
+    said = host.tools.run(
+        ["journalctl", f"--unit={unit}", "--identifier=systemd-nspawn", "--output=cat", "--no-pager", since],
+        check=False,
+    )
+    sys.stdout.write(said.stdout)
+    host.units.reset_failed(unit)
+    return int(shown.strip() or 0) or done.returncode
 
 
 def _remove(name: str, host: RealHost) -> None:
