@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from machines.declare import values
 from machines.declare.reader import Table
 from machines.errors import InvalidFile, InvalidValue, MachctlError
+from machines.model.base import STALE_AFTER_DAYS
 from machines.model.machine import DEFAULT_BRIDGE, Machine
 from machines.model.names import check_link_name, check_new_name
 from machines.model.source import Source, parse_source
@@ -37,6 +38,7 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
             errors.append(InvalidFile(f"{file}: {error}", hint="the file has to be TOML: https://toml.io"))
             continue
         top = Table(content, file=file, path="", errors=errors)
+        _stale_after(top)
         for name, table in top.tables("machines"):
             before = len(errors)
             machine = _machine(name, table)
@@ -46,6 +48,30 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
                 machines[name] = machine
         top.finish()
     return machines, errors
+
+
+def parse_stale_after(files: Mapping[str, str]) -> float:
+    """Give how many days old an image may be before it is stale: ``stale-after`` of [images], the last file's."""
+    import tomllib
+
+    days = STALE_AFTER_DAYS
+    for file in sorted(files):
+        if "stale-after" not in files[file]:
+            continue
+        try:
+            content = tomllib.loads(files[file])
+        except tomllib.TOMLDecodeError:
+            # Whoever reads the machines in it says so.
+            continue
+        days = _stale_after(Table(content, file=file, path="", errors=[])) or days
+    return days
+
+
+def _stale_after(top: Table) -> float | None:
+    images = top.table("images")
+    days = images.number("stale-after", values.parse_days, None)
+    images.finish()
+    return days
 
 
 def _machine(name: str, table: Table) -> Machine | None:

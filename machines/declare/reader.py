@@ -89,6 +89,14 @@ class Table:
             else:
                 self.fail(f"{key}.{name}", f"must be a table, is {_kind(inner)}")
 
+    def table(self, key: str) -> Table:
+        """Read a table; an empty one where there is none."""
+        value = self._get(key)
+        if value is not None and not isinstance(value, dict):
+            self.fail(key, f"must be a table, is {_kind(value)}")
+        path = f"{self.path}.{key}" if self.path else key
+        return Table(value if isinstance(value, dict) else {}, file=self.file, path=path, errors=self.errors)
+
     def finish(self) -> None:
         """Note every key that was not asked for, with the nearest known one."""
         for key in self.values:

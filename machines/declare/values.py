@@ -175,6 +175,17 @@ def parse_disk(text: str) -> int:
     return size
 
 
+def parse_days(text: str) -> float:
+    """Read a number of days. Raises InvalidValue."""
+    try:
+        days = float(text.removesuffix("d"))
+    except ValueError:
+        days = math.nan
+    if not 0 < days < 100_000:
+        raise InvalidValue(f"{text!r} is not a number of days", hint="write 30, or 0.5")
+    return days
+
+
 def parse_checksum(text: str) -> str:
     """Read ``sha256:HEX``, ``sha512:HEX`` or the bare digits. Raises InvalidValue."""
     kind, _, digits = text.strip().lower().rpartition(":")

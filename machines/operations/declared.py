@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, own_file, parse_fleet
+from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, own_file, parse_fleet, parse_stale_after
 from machines.errors import MachctlError, raise_all
 from machines.model.machine import Machine
 
@@ -29,6 +29,11 @@ def readable_machines(host: Host, *, name: str = "") -> dict[str, Machine]:
     if name and name not in machines:
         raise_all([error for error in errors if error.message.startswith(f"{own_file(name)}:")])
     return machines
+
+
+def stale_after(host: Host) -> float:
+    """Give how many days old an image may be before it is stale."""
+    return parse_stale_after(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
 
 
 def _read(host: Host) -> tuple[dict[str, Machine], list[MachctlError]]:

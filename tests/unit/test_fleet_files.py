@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from machines.declare.fleet import own_file, parse_fleet
+from machines.declare.fleet import own_file, parse_fleet, parse_stale_after
 from machines.model.machine import DEFAULT_BRIDGE, Bind, Machine, Publish
 from machines.model.source import Source
 
@@ -242,3 +242,18 @@ def test_binary_file_is_an_error_and_no_traceback() -> None:
     machines, (error,) = parse_fleet({FILE: "\x00\x01�"})
     assert machines == {}
     assert error.message.startswith(f"{FILE}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [("", 30), ("[images]\nstale-after = 14", 14), ('[images]\nstale-after = "0.5d"', 0.5), ("[images", 30)],
+)
+def test_age_of_images(text: str, days: float) -> None:
+    assert parse_stale_after({FILE: text}) == days
+
+
+@pytest.mark.parametrize("line", ["stale-after = -1", 'stale-after = "soon"', "stale-afte = 3"])
+def test_age_of_images_that_is_none(line: str) -> None:
+    machines, errors = parse_fleet({FILE: f"[images]\n{line}"})
+    assert not machines
+    assert "images.stale-afte" in errors[0].message

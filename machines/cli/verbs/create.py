@@ -19,10 +19,10 @@ from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.declare.fleet import check_machine, own_file
 from machines.errors import InvalidValue, MachctlError, raise_all
-from machines.model.base import STALE_AFTER_DAYS
 from machines.model.machine import DEFAULT_BRIDGE, Machine
 from machines.model.names import check_link_name, check_new_name
 from machines.model.source import REMOTE, Source, parse_source
+from machines.operations.declared import stale_after
 from machines.operations.fleet import create as create_machine
 from machines.plan.steps import Plan
 
@@ -87,6 +87,7 @@ def create(
             create_machine(machine, host, progress, dry_run=options.dry_run, fresh=fresh),
             timeout=options.timeout,
             what=f"create {machine.name}",
+            quick=True,
             afterwards="what was half done has been taken back",
         )
     finally:
@@ -112,6 +113,7 @@ def _clone(machine: Machine, progress: Progress, *, start: bool, wait: str | Non
         clone(source, machine.name, RealHost(), progress, machine=machine, dry_run=options.dry_run),
         timeout=options.timeout,
         what=f"create {machine.name}",
+        quick=True,
         afterwards="what was half done has been taken back",
     )
     progress.clear()
@@ -133,7 +135,7 @@ def _say_if_stale(plan: Plan, host: RealHost) -> None:
     for step in plan:
         if isinstance(step, MakeTree) and step.base in bases:
             days = (time.time() - bases[step.base].created) / 86400
-            if days > STALE_AFTER_DAYS:
+            if days > stale_after(host):
                 name = bases[step.base].short
                 note(f"  its base is {days:.0f} days old; make it anew for the next: machctl image refresh {name}")
 

@@ -16,9 +16,10 @@ from machines.cli.several import exit_status
 from machines.cli.verbs.create import SOURCE_HELP, machine_of
 from machines.cli.wire import RealHost
 from machines.errors import Conflict, InvalidValue
-from machines.model.base import STALE_AFTER_DAYS, Base
+from machines.model.base import Base
 from machines.model.machine import Machine
 from machines.operations import images
+from machines.operations.declared import stale_after
 
 COLUMNS = ("image", "source", "os", "size", "age", "users")
 
@@ -32,13 +33,14 @@ def _image(help: str) -> Any:
 
 
 def _max_age() -> Any:
-    return typer.Option(STALE_AFTER_DAYS, "--max-age", metavar="DAYS", help="Older ones are stale.")
+    return typer.Option(None, "--max-age", metavar="DAYS", help="Older ones are stale; 30, or as [images] says.")
 
 
 def ls(context: typer.Context, max_age: float = _max_age()) -> None:
     """List what machines are copied from."""
     options = context.obj
-    found = images.images(RealHost(), max_age=max_age)
+    host = RealHost()
+    found = images.images(host, max_age=max_age or stale_after(host))
     if options.output != "table":
         show_rows([status.row() for status in found], COLUMNS, options)
         return
@@ -48,7 +50,7 @@ def ls(context: typer.Context, max_age: float = _max_age()) -> None:
             "source": status.base.source,
             "os": status.base.os or None,
             "size": size(status.base.size),
-            "age": age(float(str(status.row()["age_days"]))) + " stale" * status.stale,
+            "age": shown_age(float(str(status.row()["age_days"]))) + " stale" * status.stale,
             "users": list(status.users),
         }
         for status in found
@@ -60,7 +62,9 @@ def show(context: typer.Context, image: str = _image("The image."), max_age: flo
     """Show all that is known of an image, for programs."""
     host = RealHost()
     base = images.find_image(image, host)
-    (status,) = (status for status in images.images(host, max_age=max_age) if status.base.id == base.id)
+    (status,) = (
+        status for status in images.images(host, max_age=max_age or stale_after(host)) if status.base.id == base.id
+    )
     show_object({**status.row(), "path": host.storage.base_path(base)}, context.obj)
 
 
@@ -158,7 +162,7 @@ def rm(
         what="image rm",
     )
     if options.dry_run:
-        show_plan({"": plan}, options)
+        show_plan({"images": plan}, options)
     elif not options.quiet:
         note(f"removed {', '.join(image)}")
 
@@ -170,13 +174,15 @@ def prune(
 ) -> None:
     """Remove images that no machine was copied from: superseded and stale ones."""
     options = context.obj
+    host = RealHost()
+    age = max_age or stale_after(host)
     plan = run(
-        images.prune(RealHost(), Progress(options), everything=all, max_age=max_age, dry_run=options.dry_run),
+        images.prune(host, Progress(options), everything=all, max_age=age, dry_run=options.dry_run),
         timeout=options.timeout,
         what="image prune",
     )
     if options.dry_run:
-        show_plan({"": plan}, options)
+        show_plan({"images": plan}, options)
     elif not options.quiet:
         note(f"removed {len(plan)} images" if len(plan) != 1 else "removed 1 image")
 
@@ -188,10 +194,11 @@ def refresh(
 ) -> None:
     """Make images anew from where they came from. Machines stay as they are; new ones are copied from the new image."""
     options = context.obj
-    progress = Progress(options)
+    host, progress = RealHost(), Progress(options)
+    age = max_age or stale_after(host)
     try:
         made, failed = run(
-            images.refresh(image or [], RealHost(), progress, max_age=max_age, dry_run=options.dry_run),
+            images.refresh(image or [], host, progress, max_age=age, dry_run=options.dry_run),
             timeout=options.timeout,
             what="image refresh",
         )
@@ -237,7 +244,7 @@ def size(count: int) -> str:
     )
 
 
-def age(days: float) -> str:
+def shown_age(days: float) -> str:
     """Give a time in days as people say it."""
     hours = days * 24
     return f"{days:.0f} days" if days >= 2 else f"{hours:.0f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"

@@ -32,7 +32,7 @@ def create(
         afterwards="run it again to finish it",
     )
     if options.dry_run:
-        show_plan({"": plan}, options)
+        show_plan({"the pool": plan}, options)
     elif not options.quiet:
         note(f"the pool is a btrfs of {btrfs} in {POOL_IMAGE}")
 
