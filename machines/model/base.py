@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 STALE_AFTER_DAYS = 30.0
 
+IMPORTED = "import:"
+"""What the source of a base begins with that is one machine's alone, and goes with it."""
+
 
 class Payload(NamedTuple):
     """What an image without an init runs instead (OCI image-spec, config.md); ``user`` as systemd.nspawn(5) has it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError, NotFound
-from machines.model.base import Base, find_base, newest
+from machines.model.base import IMPORTED, Base, find_base, newest
 from machines.model.machine import Machine
 from machines.model.request import SourceRequest
 from machines.operations.prepare import prepare
@@ -17,9 +17,6 @@ from machines.render.paths import bootstrap_log
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host, Progress
-
-IMPORTED = "import:"
-"""What the source of a base begins with that is one machine's alone, and goes with it."""
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64"}
 

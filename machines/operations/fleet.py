@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import os
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import FLEET_DIRECTORY
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
-from machines.model.base import Base
+from machines.model.base import IMPORTED, Base
 from machines.model.machine import Machine
 from machines.model.observed import Host as Observed
-from machines.operations.bases import IMPORTED, known_base, make_base
+from machines.operations.bases import known_base, make_base
 from machines.operations.declared import declared_machines, readable_machines
 from machines.operations.execute import execute
 from machines.operations.observe import observe, read_records
@@ -176,6 +175,8 @@ async def _missing_bases(
     names: Iterable[str], host: Host, reporter: Reporter
 ) -> tuple[dict[str, Base], dict[str, MachctlError]]:
     """Make the bases that machines without a tree are copied from; give them by machine, and the errors."""
+    import asyncio
+
     # All that can be known to go wrong before minutes are spent.
     plan_fleet(names, host, verb="apply")
     trees = host.pool.trees()
@@ -204,6 +205,8 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
 
     A machine that fails stops its own steps, not those of the others.
     """
+    import asyncio
+
     check_ready(host, verb="apply")
     names = list(names)
     async with host.files.fleet_lock():

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
-from machines.model.base import Base, find_base
+from machines.model.base import IMPORTED, Base, find_base
 from machines.model.machine import Machine
 from machines.model.source import parse_source
 from machines.operations.bases import make_base
@@ -214,7 +214,7 @@ def check_image_name(name: str) -> str:
 
 
 def _repeatable(base: Base) -> bool:
-    return not base.source.startswith(("dir:", "image:"))
+    return not base.source.startswith(("dir:", "image:", IMPORTED))
 
 
 def _text(value: object) -> str | None:

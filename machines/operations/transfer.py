@@ -79,6 +79,13 @@ async def bring(
     return machine, await create(machine, host, reporter, dry_run=dry_run, archive=None if forget else taken)
 
 
+def same_identity(name: str, host: Host) -> list[str]:
+    """Name the other machines here whose machine ID is that of machine ``name``."""
+    trees = {tree.name: tree for tree in host.pool.trees().values() if tree.kind != "raw"}
+    ids = {other: (host.guests.read_file(tree.path, "/etc/machine-id") or "").strip() for other, tree in trees.items()}
+    return sorted(other for other, found in ids.items() if found and other != name and found == ids.get(name))
+
+
 def _declared(text: str, path: str, kind: str, name: str | None) -> Machine:
     """Give the machine that an archive says it is, or that can be told from its name."""
     source = Source(kind, path)

@@ -7,9 +7,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from machines.errors import Conflict
+from machines.model.base import IMPORTED
 from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
-from machines.model.observed import Host
+from machines.model.observed import Host, Record
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.steps import Plan
@@ -75,11 +76,19 @@ def plan_remove(
     if record:
         # The record goes last of what is the machine's: as long as it is there, a killed run can be finished.
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=paths.machine_record(name)))
+    if record and _is_its_alone(record, host):
+        plan.append(steps.RemoveBase(reason="it was for this machine alone", base=record.base))
     plan += _foreign_bridges(own, host, declared, reason=reason)
     if bridges:
         nat_changed = any(path.startswith(paths.NAT_DIRECTORY) for path in files)
         plan += plan_unused(host, gone={name}, machine=name, nat_changed=nat_changed)
     return plan
+
+
+def _is_its_alone(record: Record, host: Host) -> bool:
+    base = host.bases.get(record.base)
+    others = {other.base for other in host.records.values() if other.name != record.name}
+    return base is not None and base.source.startswith(IMPORTED) and base.id not in others
 
 
 def _foreign_bridges(own: Machine | None, host: Host, declared: Mapping[str, Machine], *, reason: str) -> Plan:

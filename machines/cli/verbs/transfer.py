@@ -87,6 +87,8 @@ def import_(
         return
     if not options.quiet:
         note(f"imported {machine.name} from {file}" + ("" if start else f"; start it: machctl start {machine.name}"))
+        for other in transfer.same_identity(machine.name, host) if identity == "keep" else ():
+            note(f"  it has the machine ID of {other}; with --identity new it would have its own")
     if start or wait:
         from machines.cli.verbs.life import start_all
 
