@@ -15,14 +15,14 @@ SYSCTL=/etc/sysctl.d/70-machctl.conf
 
 DEBIAN_PACKAGES="
     systemd-container dbus polkitd libnss-mymachines iproute2 nftables
-    debootstrap mmdebstrap ca-certificates debian-archive-keyring btrfs-progs
+    debootstrap mmdebstrap ca-certificates debian-archive-keyring btrfs-progs zstd xz-utils
     python3 python3-dbus-next python3-pystemd python3-pyroute2 python3-typer python3-jinja2 python3-tomlkit
 "
 # Installing systemd-resolved turns /etc/resolv.conf into a link to its stub: only where networkd feeds it servers.
 DEBIAN_NETWORKD_PACKAGES="systemd-resolved libnss-resolve"
 
 ARCH_PACKAGES="
-    polkit iproute2 nftables debootstrap arch-install-scripts ca-certificates debian-archive-keyring btrfs-progs
+    polkit iproute2 nftables debootstrap arch-install-scripts ca-certificates debian-archive-keyring btrfs-progs zstd xz
     python python-dbus-next python-pyroute2 python-typer python-jinja python-tomlkit
 "
 # pystemd has no Arch package; building it takes a compiler and the headers that Arch ships with systemd itself.
@@ -95,6 +95,12 @@ install_package_tree() {
         fi
     done
     find "$new" -name __pycache__ -type d -prune -exec rm -rf {} +
+    # Without compiled templates jinja2 reads them at each run, which works as well.
+    rm -f "$new/machines/render/compiled.py"
+    if [ -d "$new/machines/render" ]; then
+        PYTHONPATH=$new:$LIB/vendor PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m machines.render.compiling ||
+            say "the templates could not be compiled"
+    fi
     # The byte code is compiled beside its place, so the path written into it has to be the final one.
     if [ -d "$new/machines" ]; then python3 -m compileall -q -s "$new" -p "$LIB" "$new/machines" || true; fi
     if [ -d "$LIB/vendor" ]; then cp -R "$LIB/vendor" "$new/vendor"; fi
