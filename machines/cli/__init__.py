@@ -16,7 +16,9 @@ def main() -> NoReturn:
     gc.disable()
     # Declarations and settings are for everybody to read, whatever whoever calls wants of their own files.
     os.umask(0o022)
-    from machines.cli.app import run
+    # typer before 0.17 imports all of rich (30 ms) where that is installed, though nothing here asks it to draw.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    from machines.cli.quick import run
 
     status = run()
     try:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from machines.host.bus import jobs, machine1
+from machines.host.loop import looped
 from machines.host.terminal import forward
 
 
@@ -17,18 +18,22 @@ class Jobs:
 
     async def start(self, unit: str) -> None:
         """Start a unit and wait."""
+        await looped()
         await jobs.run_job("StartUnit", unit)
 
     async def wait_started(self, unit: str, job: str) -> None:
         """Wait for a job that was dispatched before."""
+        await looped()
         await jobs.wait_started(unit, job)
 
     async def stop(self, unit: str) -> None:
         """Stop a unit and wait."""
+        await looped()
         await jobs.run_job("StopUnit", unit)
 
     async def restart(self, unit: str) -> None:
         """Restart a unit and wait."""
+        await looped()
         await jobs.run_job("RestartUnit", unit)
 
 
@@ -37,10 +42,12 @@ class Machines:
 
     async def power_off(self, name: str) -> None:
         """Power a machine off in order and wait."""
+        await looped()
         await machine1.signal_and_wait(name, machine1.POWER_OFF)
 
     async def kill(self, name: str) -> None:
         """Kill a machine's leader and wait."""
+        await looped()
         await machine1.signal_and_wait(name, signal.SIGKILL)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
+from machines.cli import words
 
 
 def complete(incomplete: str) -> list[str]:
@@ -19,11 +19,11 @@ def complete(incomplete: str) -> list[str]:
 def names(help: str, *, optional: bool = False) -> Any:
     """Give the argument of a verb that takes several machines."""
     default = None if optional else ...
-    return typer.Argument(
+    return words.Argument(
         default, metavar="NAME..." if not optional else "[NAME]...", help=help, autocompletion=complete
     )
 
 
 def name(help: str) -> Any:
     """Give the argument of a verb that takes one machine."""
-    return typer.Argument(..., metavar="NAME", help=help, autocompletion=complete)
+    return words.Argument(..., metavar="NAME", help=help, autocompletion=complete)

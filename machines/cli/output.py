@@ -35,9 +35,16 @@ def note(text: str) -> None:
 
 def report_error(error: BaseException) -> int:
     """Print an error as its one line and its indented hint, and give the exit status that goes with it."""
+    sys.stdout.flush()
+    if isinstance(error, Several):
+        for single in error.errors:
+            report_error(single)
+        return error.exit_code
+    if isinstance(error, MachctlError):
+        note(f"machctl: {error.message}" + "".join(f"\n  {line}" for line in error.hint.splitlines()))
+        return error.exit_code
     import click
 
-    sys.stdout.flush()
     # click has it from 8.2 on.
     no_words = getattr(click.exceptions, "NoArgsIsHelpError", None)
     if no_words is not None and isinstance(error, no_words):
@@ -51,13 +58,6 @@ def report_error(error: BaseException) -> int:
         path = error.ctx.command_path if error.ctx else "machctl"
         note(f"{path}: {error.format_message()}\n  see: {path} --help")
         return 2
-    if isinstance(error, Several):
-        for single in error.errors:
-            report_error(single)
-        return error.exit_code
-    if isinstance(error, MachctlError):
-        note(f"machctl: {error.message}" + "".join(f"\n  {line}" for line in error.hint.splitlines()))
-        return error.exit_code
     if isinstance(error, BrokenPipeError):
         # Whoever read the answer has had enough of it; nothing more may be written, by the interpreter neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 
@@ -58,6 +57,8 @@ class Progress(Reporter):
             self._drawn = 0.0
 
     def _draw(self, machine: str, stage: str, done: int, total: int | None) -> None:
+        import shutil
+
         width = shutil.get_terminal_size().columns
         count = f" {done}/{total}" if total else (f" {done}" if done else "")
         text = f"{machine}: {stage}{count}"

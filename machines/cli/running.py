@@ -3,35 +3,77 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import signal
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from machines.errors import MachctlError, TimedOut
 
+if TYPE_CHECKING:
+    import asyncio
+
 T = TypeVar("T")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(MachctlError):
     """A signal asked machctl to end."""
 
 
-def run(work: Coroutine[Any, Any, T], *, timeout: float | None, what: str, afterwards: str = "") -> T:
+def run(
+    work: Coroutine[Any, Any, T], *, timeout: float | None, what: str, afterwards: str = "", quick: bool = False
+) -> T:
     """Run ``work`` to its end, for ``timeout`` seconds at most. Raises TimedOut and Interrupted.
 
-    ``afterwards`` says how things are once it was interrupted.
+    ``afterwards`` says how things are once it was interrupted. What is ``quick`` and seldom waits is begun without
+    asyncio, and goes on in its loop from where it asks for that (machines.host.loop).
     """
+    if not quick or timeout is not None:
+        return _in_loop(work, [], timeout=timeout, what=what, afterwards=afterwards)
     caught: list[int] = []
+    before = [signal.signal(number, lambda number, _: caught.append(number)) for number in _SIGNALS]
+    result: T
+    try:
+        work.send(None)
+        result = _in_loop(_Rest(work), caught, timeout=None, what=what, afterwards=afterwards)
+        caught.clear()
+    except StopIteration as done:
+        result = done.value
+    finally:
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    if caught:
+        # Nothing was left to interrupt but what comes next.
+        signal.raise_signal(caught[0])
+    return result
+
+
+class _Rest:
+    """What is left of a coroutine that was begun already, which await itself would refuse."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._work.__await__()
+
+
+def _in_loop(work: Awaitable[T], caught: list[int], *, timeout: float | None, what: str, afterwards: str) -> T:
+    import asyncio
+
+    # What was imported stays anyway; looking at all of it once takes longer than most commands.
+    gc.freeze()
     gc.enable()
 
     async def limited() -> T:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, _interrupt, number, caught, task)
+        if caught:
+            task.cancel()
         try:
             async with asyncio.timeout(timeout):
                 return await work

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from machines.errors import MachctlError
 from machines.host.interfaces import Progress
+from machines.host.loop import looped
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ async def in_thread(work: Callable[[Progress], T], progress: Progress) -> T:
 
     Being cancelled, this makes that function raise, and waits for the work to have cleaned up after itself.
     """
+    await looped()
     import asyncio
 
     loop = asyncio.get_running_loop()

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
+    from dataclasses import replace as replace
 else:
+
+    def replace(value: Any, /, **changes: object) -> Any:
+        """Give a value like this one, but for the changes."""
+        return type(value)(**{**value.__dict__, **changes})
 
     def field(*, default_factory: Callable[[], Any]) -> _New:
         """Give a default that is made anew for each value."""

@@ -179,6 +179,7 @@ def _mounts(name: str, uid: int, header: str) -> dict[str, str]:
     lower = mount_unit(f"{layer}/lower")
     values = {
         "header": header, "name": name, "layer": layer, "tree": tree, "uid": uid, "lower": lower,
+        "tree_unit": mount_unit(tree),
         "options": OVERLAY_OPTIONS,
     }  # fmt: skip
     return {
