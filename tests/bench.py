@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 POOL = Path("/var/lib/machines")
+WIDTH = 40
 PACKAGES = (
-    "systemd,systemd-sysv,dbus,libpam-systemd,systemd-resolved,libnss-resolve,libnss-myhostname,iproute2,ca-certificates"
+    "systemd,systemd-sysv,dbus,libpam-systemd,systemd-resolved,libnss-resolve,libnss-myhostname,"
+    "iproute2,ca-certificates"
 )
 HAND_SETTINGS = """\
 [Exec]
@@ -28,14 +30,18 @@ Bridge=br0
 """
 
 
+class Failed(SystemExit):
+    """A command failed; what it said is the last that the bench prints, unless somebody can do without."""
+
+
 def sh(command: str, *, check: bool = True) -> float:
-    """Run a command and give the seconds it took."""
+    """Run a command and give the seconds it took. Raises Failed."""
     began = time.perf_counter()
     done = subprocess.run(
         ["/bin/sh", "-c", f"exec {command}"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if check and done.returncode:
-        sys.exit(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        raise Failed(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return time.perf_counter() - began
 
 
@@ -49,9 +55,20 @@ def compare(
         after()
         plain.append(sh(theirs))
         after()
-    a, b = statistics.median(mine), statistics.median(plain)
-    verdict = "" if a / b <= limit else "   above"
-    print(f"{title:<34} {a * 1000:9.1f} ms  {b * 1000:9.1f} ms  {a / b:6.2f}  (at most {limit:g}){verdict}", flush=True)
+    report(title, statistics.median(mine) * 1000, statistics.median(plain) * 1000, limit=limit)
+
+
+def head(title: str, other: str) -> None:
+    """Print what the columns of report() are."""
+    print(f"{title:<{WIDTH}} {'machctl':>12}  {other:>12}  {'ratio':>6}", flush=True)
+
+
+def report(title: str, ours: float, theirs: float, *, limit: float, unit: str = "ms ", digits: int = 1) -> None:
+    """Print two figures and their ratio beside what it may be."""
+    ratio = ours / theirs
+    verdict = "" if ratio <= limit else "   above"
+    figures = f"{ours:9.{digits}f} {unit} {theirs:9.{digits}f} {unit}"
+    print(f"{title:<{WIDTH}} {figures} {ratio:6.2f}  (at most {limit:g}){verdict}", flush=True)
 
 
 def remove(path: Path) -> None:
@@ -158,6 +175,6 @@ def _hand_made() -> None:
 PARTS = {"version": version, "exec": exec_, "list": list_, "start": start, "create": create}
 
 if __name__ == "__main__":
-    print(f"{'':<34} {'machctl':>12}  {'plain':>12}  {'ratio':>6}")
+    head("", "plain")
     for part in sys.argv[1:] or PARTS:
         PARTS[part]()

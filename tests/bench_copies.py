@@ -15,6 +15,7 @@ from collections.abc import Callable
 from bench import POOL, Failed, head, report, sh
 from bench_tools import KIND, MACHCTL, ByHand, Incus, Machctl, Podman, PodmanWithNetwork, Tool
 
+ONE, TWO = "bench-1", "bench-2"
 ROUNDS = 7
 ROUNDS_OF_DATA = 3
 CREATED = 10
@@ -36,7 +37,9 @@ class Figures:
 def used() -> int:
     """Give the bytes that are taken of the pool's file system, once what was deleted is gone."""
     if KIND == "btrfs":
-        sh(f"btrfs subvolume sync {POOL}")
+        # Only a commit wakes the kernel's cleaner; the next one may be 30 s away.
+        sh(f"btrfs filesystem sync {POOL}")
+        sh(f"timeout 20 btrfs subvolume sync {POOL}", check=False)
     os.sync()
     state = os.statvfs(POOL)
     return (state.f_blocks - state.f_bfree) * state.f_frsize
@@ -64,8 +67,7 @@ def prepare(tools: list[Tool]) -> None:
     in_turn(tools, 0, lambda tool: tool.prepare())
     # What an interrupted run has left.
     for tool in tools:
-        for machine in ("one", "two", *(f"many{number}" for number in range(CREATED))):
-            sh(f"{tool.force_remove} {machine}", check=False)
+        sh(tool.leftovers, check=False)
 
 
 def measure(tools: list[Tool]) -> None:
@@ -77,32 +79,30 @@ def measure(tools: list[Tool]) -> None:
     by_hand.clean()
 
     def create(tool: Tool) -> None:
-        figures.add("create", tool, tool.create("one"))
-        figures.add("clone", tool, tool.clone("one", "two"))
-        tool.remove("one")
-        tool.remove("two")
+        figures.add("create", tool, tool.create(ONE))
+        figures.add("clone", tool, tool.clone(ONE, TWO))
+        tool.remove(ONE, TWO)
 
     def launch(tool: Tool) -> None:
-        figures.add("create --start", tool, tool.launch("one"))
-        tool.stop("one")
+        figures.add("create --start", tool, tool.launch(ONE))
+        tool.stop(ONE)
         if len(figures.of["clone with data", tool.name]) < ROUNDS_OF_DATA:
-            figures.add("clone with data", tool, tool.copy_data("one", "two"))
-            tool.remove("two")
-        figures.add("rm", tool, tool.remove("one"))
+            figures.add("clone with data", tool, tool.copy_data(ONE, TWO))
+            tool.remove(TWO)
+        figures.add("rm", tool, tool.remove(ONE))
 
     def launch_only(tool: Tool) -> None:
-        figures.add("create --start", tool, tool.launch("one"))
-        tool.stop("one")
-        tool.remove("one")
+        figures.add("create --start", tool, tool.launch(ONE))
+        tool.stop(ONE)
+        tool.remove(ONE)
 
     def fill(tool: Tool) -> None:
-        names = [f"many{number}" for number in range(CREATED)]
+        names = [f"bench-many{number}" for number in range(CREATED)]
         before = used()
         for machine in names:
             tool.create(machine)
         figures.add("disk of one more", tool, (used() - before) / CREATED)
-        for machine in names:
-            tool.remove(machine)
+        tool.remove(*names)
 
     alike: list[Tool] = [tool for tool in tools if not isinstance(tool, PodmanWithNetwork)]
     others: list[Tool] = [tool for tool in tools if isinstance(tool, PodmanWithNetwork)]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import POOL, Failed, remove, sh
+from bench import POOL, Failed, sh
 
 STORE = Path("/var/lib/machctl")
 PEERS = STORE / "peers"
@@ -58,7 +58,7 @@ class Machctl:
     """The tool that is measured."""
 
     name = "machctl"
-    force_remove = "machctl rm --force"
+    leftovers = "machctl rm --force 'bench-*'"
 
     def prepare(self) -> None:
         """Have the base that a create copies, and one machine running, with the bridge and the services of all."""
@@ -83,15 +83,19 @@ class Machctl:
     def stop(self, machine: str) -> None:
         sh(f"machctl stop {machine}")
 
-    def remove(self, machine: str) -> float:
-        return sh(f"machctl rm {machine}")
+    def remove(self, *machines: str) -> float:
+        return sh(f"machctl rm {' '.join(machines)}")
 
 
 class Podman:
-    """Containers of root with an init, on podman's own network."""
+    """Containers of root with an init, on podman's own network.
+
+    Their guest boots less than the others do: without CAP_NET_ADMIN networkd is left out, without CAP_SYS_ADMIN
+    resolved fails.
+    """
 
     name = "podman"
-    force_remove = "podman rm --force --ignore"
+    leftovers = "podman rm --force --all"
     options = ""
 
     def prepare(self) -> None:
@@ -120,22 +124,20 @@ class Podman:
         return sh(f"podman container clone {machine} {copy}")
 
     def copy_data(self, machine: str, copy: str) -> float:
-        took = sh(f"podman commit --quiet {machine} localhost/{copy}")
-        return took + sh(f"podman create --systemd=always {self.options} --name {copy} localhost/{copy}")
+        took = sh(f"podman commit --quiet {machine} localhost/copied")
+        return took + sh(f"podman create --systemd=always {self.options} --name {copy} localhost/copied")
 
     def stop(self, machine: str) -> None:
         sh(f"podman stop --time 0 {machine}")
 
-    def remove(self, machine: str) -> float:
-        took = sh(f"podman rm {machine}")
-        sh(f"podman rmi localhost/{machine}", check=False)
-        return took
+    def remove(self, *machines: str) -> float:
+        return sh(f"podman rm {' '.join(machines)}")
 
 
 class PodmanWithNetwork(Podman):
-    """The same, its guest allowed to run networkd and resolved, as it does at all others."""
+    """The same, its guest allowed to run networkd and resolved, as it is by all others."""
 
-    name = "podman, networkd too"
+    name = "podman, all services"
     options = "--cap-add=SYS_ADMIN,NET_ADMIN"
 
 
@@ -143,7 +145,7 @@ class Incus:
     """Unprivileged containers on a btrfs pool, or else on Incus' directories: it has no overlay."""
 
     name = "incus"
-    force_remove = "incus delete --force"
+    leftovers = "incus list --format csv --columns n | xargs -r incus delete --force"
 
     def prepare(self) -> None:
         install("incus-base")
@@ -182,8 +184,8 @@ class Incus:
     def stop(self, machine: str) -> None:
         sh(f"incus stop --force {machine}")
 
-    def remove(self, machine: str) -> float:
-        return sh(f"incus delete {machine}")
+    def remove(self, *machines: str) -> float:
+        return sh(f"incus delete {' '.join(machines)}")
 
 
 Tool = Machctl | Podman | Incus
@@ -232,7 +234,7 @@ class ByHand:
     def clean(self) -> None:
         sh(f"systemctl stop {self.unit}", check=False)
         if KIND == "btrfs":
-            remove(self.tree)
+            sh(f"btrfs subvolume delete --recursive {self.tree}", check=False)
             return
         sh(f"umount {self.tree}", check=False)
         sh(f"umount {self.layer}/lower", check=False)
