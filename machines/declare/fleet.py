@@ -84,6 +84,8 @@ def _machine(name: str, table: Table) -> Machine | None:
     source = table.text("source", lambda text: parse_source(text, any_suite=mirror is not None), None)
     if source is None and "source" not in table.values:
         table.fail("source", "is missing", hint='source = "debian:trixie"')
+    if source is not None and source.kind == "machine":
+        table.fail("source", f"{source} cannot be declared", f"copy it: machctl clone {source.reference} {name}")
     machine = Machine(
         name=name,
         source=source or Source("debian", "trixie"),

@@ -161,15 +161,29 @@ def parse_limits(memory: str, cpu: str) -> Limits:
 def journal_links(trees: Iterable[Tree]) -> dict[str, str]:
     """Give the links in /var/log/journal to machines' own journals, by machine (systemd-nspawn(1), --link-journal=).
 
-    A link is called as the machine's ID. Where it leads says less: nspawn 262 lets it point to the temporary place
-    it had the tree mounted at.
+    A link leads into the machine's tree, or is called as the machine's ID: nspawn 262 lets it point to the temporary
+    place it had the tree mounted at. The ID is the guest's word, and gives it no other machine's link.
     """
     found = {}
+    targets = _journal_targets()
     for tree in trees:
+        leading = [path for path, target in targets.items() if target.startswith(f"{tree.path}/")]
         machine_id = (read_file(tree.path, "/etc/machine-id") or "").strip() if tree.kind != "raw" else ""
         path = f"{JOURNALS}/{machine_id}"
-        if len(machine_id) == 32 and machine_id.isalnum() and os.path.islink(path):
+        if leading:
+            found[tree.name] = path if path in leading else leading[0]
+        elif machine_id and not targets.get(path, "/var/lib/machines/").startswith("/var/lib/machines/"):
             found[tree.name] = path
+    return found
+
+
+def _journal_targets() -> dict[str, str]:
+    """Give where the links in /var/log/journal lead, by path."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(JOURNALS)):
+            with contextlib.suppress(OSError):
+                found[f"{JOURNALS}/{name}"] = os.readlink(f"{JOURNALS}/{name}")
     return found
 
 

@@ -8,11 +8,10 @@ import errno
 import fcntl
 import glob
 import os
-import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
-from pathlib import Path
 
 from machines.errors import Conflict, MachctlError, NotPermitted
+from machines.host.loop import looped
 
 LOCK_DIRECTORY = "/run/machctl"
 
@@ -197,14 +196,16 @@ async def wait_lock(name: str) -> AsyncIterator[None]:
 
 async def _locked(path: str, flags: int) -> int:
     """Give a descriptor of ``path`` that holds its lock (flock(2)), which the caller closes."""
-    import asyncio
-
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return fd
     except BlockingIOError:
         pass
+    await looped()
+    import asyncio
+    import threading
+
     loop = asyncio.get_running_loop()
     held: asyncio.Future[None] = loop.create_future()
 
@@ -272,7 +273,7 @@ def _remove_lock(path: str) -> None:
 
 def _make_directory(path: str) -> None:
     try:
-        Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.makedirs(path, mode=0o755, exist_ok=True)
     except PermissionError as error:
         raise NotPermitted(f"{path} cannot be made: {error.strerror}", hint="run machctl as root") from error
     except OSError as error:

@@ -25,6 +25,9 @@ _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 
+# EAGAIN of openat2(2): something was renamed or mounted anywhere on the host while ".." was looked up.
+_TRIES = 1000
+
 
 def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
     """Open ``path`` with ``root`` as "/" and give the file descriptor, which the caller closes.
@@ -40,17 +43,21 @@ def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
         # struct open_how: flags, mode, resolve
         how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
         libc = ctypes.CDLL(None, use_errno=True)
-        fd = libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_int(directory),
-            ctypes.c_char_p(os.fsencode(path)),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
-        if fd < 0:
+        code = errno.EAGAIN
+        for _ in range(_TRIES):
+            fd = libc.syscall(
+                ctypes.c_long(_SYS_OPENAT2),
+                ctypes.c_int(directory),
+                ctypes.c_char_p(os.fsencode(path)),
+                ctypes.byref(how),
+                ctypes.c_size_t(ctypes.sizeof(how)),
+            )
+            if fd >= 0:
+                return int(fd)
             code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), f"{root}{path}")
-        return int(fd)
+            if code != errno.EAGAIN:
+                break
+        raise OSError(code, os.strerror(code), f"{root}{path}")
     finally:
         os.close(directory)
 

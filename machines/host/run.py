@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from machines.errors import CommandFailed, MachctlError, TimedOut, Unsupported
+from machines.host.loop import looped
 from machines.model.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -238,6 +239,19 @@ def pipe(
             process.wait()
 
 
+def attached(argv: Sequence[str]) -> int:
+    """Run a child to its end with our own stdio and give its exit status; a signal that ends us ends it first.
+
+    Raises Unsupported where the tool is not installed.
+    """
+    import subprocess
+
+    try:
+        return subprocess.run(argv, env=environment(), check=False).returncode
+    except FileNotFoundError as exc:
+        raise not_found(argv[0]) from exc
+
+
 def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> NoReturn:
     """Become the tool that ``argv`` names (execve(2)), with the environment of ``run`` and our own stdio.
 
@@ -289,6 +303,7 @@ async def stream(
     main thread: the parent-death signal is tied to the thread that forked (PR_SET_PDEATHSIG in prctl(2)).
     Raises Unsupported where a tool is not installed. See unshare(1), setpriv(1), pid_namespaces(7).
     """
+    await looped()
     import asyncio
 
     for tool in (*(("setpriv", "unshare") if contained else ()), argv[0]):

@@ -55,6 +55,8 @@ def newest(bases: Mapping[str, Base], digest: str) -> Base | None:
 
 def find_base(bases: Mapping[str, Base], name: str) -> Base | None:
     """Give the base that is meant by a name, an id, or a prefix of ids that only one digest has."""
+    if not name:
+        return None
     if name in bases:
         return bases[name]
     named = [base for base in bases.values() if base.name == name]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from machines.model.base import Base, Payload
 from machines.model.frozen import dataclass, field
 from machines.model.limits import Limits
+from machines.model.snapshot import Snapshot
 from machines.model.tree import Tree
 
 
@@ -90,4 +91,4 @@ class Host:
     storage: Mapping[str, str] = field(default_factory=dict)
     loaded: frozenset[str] = frozenset()
     disks: Mapping[str, int] = field(default_factory=dict)
-    snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    snapshots: Mapping[str, tuple[Snapshot, ...]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from machines.errors import MachctlError, NotFound
 from machines.model.base import IMPORTED, Base, find_base, newest
 from machines.model.machine import Machine
 from machines.model.request import SourceRequest
+from machines.operations.observe import read_records
 from machines.operations.prepare import prepare
 from machines.render.paths import bootstrap_log
 
@@ -57,6 +58,8 @@ async def make_base(
             if name and there.name != name:
                 host.storage.rename_base(there, name)
             return there._replace(name=name or there.name)
+        # Who asks for an image by its name is to get the newest.
+        name = name or (there.name if there else "")
         base_id = _free_id(digest, host)
         staged = host.storage.stage_base(base_id)
         source = f"{IMPORTED}{machine.name}" if as_is else str(machine.source)
@@ -141,6 +144,9 @@ def _digest(recipe: dict[str, object]) -> str:
 
 def _free_id(digest: str, host: Host) -> str:
     taken = {*host.storage.bases(), *host.storage.base_leftovers().values()}
+    # What lies over a base that somebody deleted must not come to lie over another one.
+    taken |= {record.base for record in read_records(host).values()}
+    taken |= {each.base for snapshots in host.storage.all_snapshots().values() for each in snapshots.values()}
     return next(f"{digest[:12]}-{number}" for number in range(1, 1 << 30) if f"{digest[:12]}-{number}" not in taken)
 
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import own_file
 from machines.declare.write import write_machine
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.names import check_new_name
 from machines.model.observed import Host as Observed
@@ -25,8 +25,11 @@ from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check import check_host, check_machine, check_taken
 from machines.plan.machine import Copy, plan_machine
+from machines.plan.place import place
 from machines.plan.rename import plan_rename
 from machines.plan.steps import Plan
+from machines.render.files import render_guest
+from machines.render.paths import settings_file
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -51,32 +54,36 @@ async def clone(
     """
     check_ready(host, verb="clone")
     check_new_name(name)
-    with (
-        host.files.lock(machine_lock(source), what=f"machine {source}"),
-        host.files.lock(machine_lock(name), what=f"machine {name}"),
-    ):
-        async with host.files.fleet_lock():
-            declared = declared_machines(host)
-            observed = observe(host)
-            tree_of(source, observed)
-            like = declared.get(source) or Machine(source, Source("image", source), "")
-            wanted, left_out = _cloned(like, name), []
-            if machine is not None:
-                # What it was made of is what the other one was made of; else nobody could make it anew.
-                wanted = dataclasses.replace(
-                    machine, source=like.source, checksum=like.checksum, insecure=like.insecure, mirror=like.mirror
+    if name == source:
+        raise InvalidValue(f"{name} cannot be a copy of itself", hint="give the copy another name")
+    with host.files.lock(machine_lock(name), what=f"machine {name}"):
+        # Whoever else copies the source is waited for.
+        async with host.files.wait_lock(machine_lock(source)):
+            async with host.files.fleet_lock():
+                declared = declared_machines(host)
+                observed = observe(host)
+                tree_of(source, observed)
+                like = declared.get(source) or Machine(source, Source("image", source), "")
+                wanted, left_out = _cloned(like, name), []
+                if machine is not None:
+                    # What it was made of is what the other one was made of; else nobody could make it anew.
+                    wanted = replace(
+                        machine, source=like.source, checksum=like.checksum, insecure=like.insecure, mirror=like.mirror
+                    )
+                if machine is None:
+                    left_out = _left_out(like)
+                settings = settings_file(source)
+                if source not in declared and settings in observed.files:
+                    left_out.append(f"the settings in {settings}")
+                observed = observe(host, [wanted])
+                raise_all(
+                    check_host(observed, verb="clone")
+                    or [*check_taken(name, observed, declared), *check_machine(wanted, observed, declared)]
                 )
-            if machine is None:
-                left_out = _left_out(like)
-            observed = observe(host, [wanted])
-            raise_all(
-                check_host(observed, verb="clone")
-                or [*check_taken(name, observed, declared), *check_machine(wanted, observed, declared)]
-            )
-            copy = _copy(source, snapshot, observed, host, forget=forget)
-            plan = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy)
-        if not dry_run:
-            await make_planned(wanted, plan, host, reporter)
+                copy = _copy(source, snapshot, observed, host, forget=forget)
+                plan = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy)
+            if not dry_run:
+                await make_planned(wanted, plan, host, reporter)
     return plan, left_out
 
 
@@ -84,6 +91,8 @@ async def rename(old: str, new: str, host: Host, reporter: Reporter, *, dry_run:
     """Call machine ``old`` by the name ``new``; its address stays its own. Raises Conflict while it runs."""
     check_ready(host, verb="rename")
     check_new_name(new)
+    if old == new:
+        raise InvalidValue(f"{old} is called {new} already", hint="give another name")
     with (
         host.files.lock(machine_lock(old), what=f"machine {old}"),
         host.files.lock(machine_lock(new), what=f"machine {new}"),
@@ -94,7 +103,10 @@ async def rename(old: str, new: str, host: Host, reporter: Reporter, *, dry_run:
             tree_of(old, observed)
             if old in observed.running:
                 raise Conflict(f"machine {old} is running", hint=f"stop it first: machctl stop {old}")
-            raise_all(check_taken(new, observed, declared))
+            if old in declared or new not in declared:
+                raise_all(check_taken(new, observed, declared))
+            elif new in observed.trees:
+                raise Conflict(f"machine {new} exists already", hint="choose another name")
             plan = plan_rename(old, new, observe(host, [declared[old]] if old in declared else []), declared)
             if not dry_run:
                 await execute(plan, host, reporter=reporter)
@@ -119,7 +131,7 @@ async def drop(name: str, snapshots: list[str], host: Host, reporter: Reporter, 
     with host.files.lock(machine_lock(name), what=f"machine {name}"):
         plan: Plan = [
             steps.RemoveSnapshot(reason="asked for", machine=name, snapshot=find_snapshot(name, snapshot, host))
-            for snapshot in snapshots
+            for snapshot in dict.fromkeys(snapshots)
         ]
         if not dry_run:
             await execute(plan, host, reporter=reporter)
@@ -139,8 +151,14 @@ async def restore(
             observed = observe(host)
             tree_of(name, observed)
             found = find_snapshot(name, snapshot, host)
+            own = origin_of(name, observed, host)
+            if found.storage != own.storage or (found.storage == "overlay" and found.base != own.base):
+                raise Conflict(
+                    f"snapshot {snapshot} is of an earlier {name}, which was made of base {found.base or 'another'}",
+                    hint=f"have it back beside this one: machctl clone {name} NEW --snapshot {snapshot}",
+                )
             running = name in observed.running
-            stopped = dataclasses.replace(observed, running={})
+            stopped = replace(observed, running={})
             plan: Plan = []
             if running:
                 plan.append(steps.StopMachine(reason="its tree changes", machine=name, name=name))
@@ -148,13 +166,36 @@ async def restore(
             if keep:
                 plan.append(_take(name, before, stopped, host, note=f"before snapshot {snapshot} was restored"))
             plan.append(steps.RestoreTree(reason="asked for", machine=name, snapshot=found))
+            plan += _own_files(name, observed, host)
             if disk := tree_of(name, observed).disk:
                 plan.append(steps.SetDisk(reason="another tree knows no limit yet", machine=name, size=disk))
             if running:
                 plan.append(steps.StartMachine(reason="it was running", machine=name, name=name))
         if not dry_run:
-            await execute(plan, host, reporter=reporter)
+            await _restored(name, plan, host, reporter, running=running)
     return plan, before
+
+
+def _own_files(name: str, observed: Observed, host: Host) -> Plan:
+    """What machctl writes into the tree, which was different if the machine had another name or address then."""
+    machine = readable_machines(host).get(name)
+    if machine is None or observed.trees[name].kind == "raw":
+        return []
+    files = render_guest(machine, place(machine, observed))
+    return [
+        steps.WriteGuestFile(reason="it is as it was then", machine=name, path=path, text=text)
+        for path, text in files.items()
+    ]
+
+
+async def _restored(name: str, plan: Plan, host: Host, reporter: Reporter, *, running: bool) -> None:
+    try:
+        await execute(plan, host, reporter=reporter)
+    except BaseException:
+        # Its tree is whole, the old one or the other: who ran before goes on.
+        if running and name not in host.running():
+            await execute([plan[-1]], host, reporter=reporter.quietly())
+        raise
 
 
 def find_snapshot(name: str, snapshot: str, host: Host) -> Snapshot:
@@ -214,7 +255,7 @@ def _held(name: str, origin: Origin, observed: Observed) -> str:
 
 
 def _cloned(machine: Machine, name: str) -> Machine:
-    return dataclasses.replace(machine, name=name, origin=own_file(name), publish=(), hostname=None)
+    return replace(machine, name=name, origin=own_file(name), publish=(), hostname=None)
 
 
 def _left_out(machine: Machine) -> list[str]:

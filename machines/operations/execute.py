@@ -95,9 +95,9 @@ def _do_at_once(step: Step, host: Host) -> None:
         case steps.RemoveFile():
             host.files.remove_file(step.path)
         case steps.WriteGuestFile():
-            host.guests.write_file(host.pool.trees()[step.machine].path, step.path, step.text)
+            host.guests.write_file(_tree(step.machine, host), step.path, step.text)
         case steps.RemoveGuestFile():
-            host.guests.remove_file(host.pool.trees()[step.machine].path, step.path)
+            host.guests.remove_file(_tree(step.machine, host), step.path)
         case steps.ReloadUnits():
             host.units.reload()
         case steps.ReloadNetworkd():
@@ -119,6 +119,20 @@ def _do_at_once(step: Step, host: Host) -> None:
             raise NotImplementedError(type(step).__name__)
 
 
+def _tree(name: str, host: Host) -> str:
+    """Give the tree of a machine, mounted: below the mount files would be lost."""
+    tree = host.pool.trees()[name]
+    if tree.kind == "overlay":
+        host.storage.mount(name)
+    return tree.path
+
+
+def _refuse_running(name: str, host: Host) -> None:
+    """Raise Conflict where somebody has started the machine in the meantime, be it by systemctl."""
+    if name in host.running():
+        raise Conflict(f"machine {name} was started in the meantime", hint=f"stop it first: machctl stop {name}")
+
+
 def _remove_tree(step: steps.RemoveTree, host: Host) -> None:
     if step.layer:
         host.storage.unmount(step.layer)
@@ -135,6 +149,7 @@ def _remove_tree(step: steps.RemoveTree, host: Host) -> None:
 
 def _rename_tree(step: steps.RenameTree, host: Host) -> None:
     """Each half may have been done by a run that was killed after it."""
+    _refuse_running(step.old, host)
     if step.storage == "overlay":
         host.storage.unmount(step.old)
         if step.old in host.storage.layers():

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
-from machines.model.base import IMPORTED, Base
+from machines.model.base import Base
+from machines.model.frozen import replace
 from machines.model.machine import Machine
+from machines.model.names import machine_unit
 from machines.model.observed import Host as Observed
 from machines.operations.bases import known_base, make_base
 from machines.operations.declared import declared_machines, readable_machines
@@ -28,10 +29,10 @@ from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.check import check_disk, check_host, check_machine, check_new, check_tree
 from machines.plan.claims import split_claims, with_claims
-from machines.plan.gc import KILLED, half_made, plan_gc
+from machines.plan.gc import KILLED, half_made
 from machines.plan.machine import plan_machine, tree_note
 from machines.plan.remove import plan_remove
-from machines.plan.rename import plan_rename
+from machines.plan.rename import plan_unfinished
 from machines.plan.steps import Plan
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ async def create(
     intent: str = "",
     archive: Machine | None = None,
     command: Sequence[str] = (),
+    user: str | None = None,
 ) -> Plan:
     """Declare a new machine and make it; give the plan that did.
 
-    ``archive`` has the source to take as it is instead, ``command`` is what an image without an init is to run.
+    ``archive`` has the source to take as it is instead, ``command`` is what an image without an init is to run,
+    as ``user``.
 
     Its tree is copied from a base, which is made where there is none, or with ``fresh`` in any case. Raises all that is
     wrong at once before the first change. A failure or an interrupt takes everything back, but not the base.
@@ -79,8 +82,9 @@ async def create(
             reporter.step(plan[0])
             progress = partial(reporter.progress, machine.name)
             base = await make_base(made_of, host, progress, fresh=fresh, as_is=archive is not None)
-        if command and base.payload:
-            base = base._replace(payload=base.payload._replace(command=tuple(command)))
+        if base.payload:
+            own = base.payload._replace(command=tuple(command) or base.payload.command, user=user or base.payload.user)
+            base = base._replace(payload=own)
         async with host.files.fleet_lock():
             observed = await _cleared(machine, host, reporter, dry_run=dry_run)
             raise_all(check_new(machine, observed, declared_machines(host), base))
@@ -117,7 +121,8 @@ async def _cleared(machine: Machine, host: Host, reporter: Reporter, *, dry_run:
     """Give the host as it is, once what a killed run left of this machine is gone."""
     observed = observe(host, [machine])
     declared = readable_machines(host)
-    if machine.name in half_made(observed, declared) and not dry_run:
+    busy = frozenset(name for name in [machine.name] if is_somebodys(name, observed, host))
+    if machine.name in half_made(observed, declared, busy=busy) and not dry_run:
         left = plan_remove(machine.name, observed, declared, reason=KILLED)
         await execute(left, host, reporter=reporter)
         observed = observe(host, [machine])
@@ -130,7 +135,7 @@ async def _take_back(machine: Machine, host: Host, reporter: Reporter, *, ours: 
     async with host.files.fleet_lock():
         observed = observe(host, [machine])
         if not ours:
-            observed = dataclasses.replace(observed, trees={}, running={}, enabled={}, journals={})
+            observed = replace(observed, trees={}, running={}, enabled={}, journals={})
         plan = plan_remove(machine.name, observed, readable_machines(host), reason="it was not finished")
         await execute(plan, host, reporter=reporter)
 
@@ -210,7 +215,7 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
     check_ready(host, verb="apply")
     names = list(names)
     async with host.files.fleet_lock():
-        await _finish_renames(host, reporter)
+        unfinished = await _finish_renames(host, reporter)
     bases, without = await _missing_bases(names, host, reporter)
     limit = asyncio.Semaphore(os.cpu_count() or 1)
     async with host.files.fleet_lock():
@@ -227,7 +232,7 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
             async with limit if any(isinstance(step, steps.MakeTree) for step in rest) else contextlib.nullcontext():
                 await _apply(name, rest, host, reporter)
 
-    failed = without | await for_each([name for name, plan in plans.items() if plan and name], one)
+    failed = unfinished | without | await for_each([name for name, plan in plans.items() if plan and name], one)
     # A machine that failed to move may still need the bridge it was on.
     if plans[""] and not failed:
         await _drop_unused(host, reporter)
@@ -302,71 +307,31 @@ async def remove(name: str, host: Host, reporter: Reporter, *, force: bool, dry_
             plan = plan_remove(name, observed, declared)
             if not dry_run:
                 await execute(plan, host, reporter=reporter)
+                host.units.reset_failed(machine_unit(name))  # systemd remembers one that did not start
     return plan
 
 
-async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
-    """Remove what killed runs left, and nothing that another machctl is working on; give the plan."""
-    check_ready(host, verb="gc")
-    async with host.files.fleet_lock():
-        temporary = host.files.abandoned()
-        leftovers = host.pool.leftovers()
+async def _finish_renames(host: Host, reporter: Reporter) -> dict[str, MachctlError]:
+    """Finish what killed runs were renaming: half of it looks like a machine without a tree. Give what went wrong."""
+    failed: dict[str, MachctlError] = {}
+    names = [name for name, record in read_records(host).items() if record.intent.startswith("rename ")]
+    for name in names:
         observed = observe(host)
-        storage = host.storage
-        kept = storage.layer_leftovers() | storage.snapshot_leftovers() | storage.restored_leftovers()
-        frozen = host.facts.frozen_machines()
-        known = {*leftovers.values(), *kept.values(), *frozen, *observed.records}
-        busy = frozenset(name for name in known if _is_busy(name, observed, host))
-        store = [path for path, name in kept.items() if name not in busy]
-        store += [path for path, base in storage.base_leftovers().items() if not _being_made(base, host)]
-        # A pool is made under the lock that is held here.
-        store += [*host.files.abandoned_directories(), *storage.pool_leftovers()]
-        plan: Plan = [
-            steps.ThawMachine(reason="whoever held it still was killed", machine=name, unit=unit)
-            for name, unit in frozen.items()
-            if name not in busy
-        ]
-        declared = declared_machines(host)
-        plan += _unfinished_renames(observed, declared, busy)
-        plan += plan_gc(observed, declared, leftovers, busy=busy, temporary=temporary, store=store)
-        used = {record.base for record in observed.records.values()}
-        plan += [
-            steps.RemoveBase(reason="it was for one machine alone, which is gone", base=base.id)
-            for base in observed.bases.values()
-            if base.source.startswith(IMPORTED) and base.id not in used and not _being_made(base.id, host)
-        ]
-        if not dry_run:
+        if name not in observed.records or host.files.is_locked(machine_lock(name)):
+            continue
+        try:
+            plan = plan_unfinished(observed.records[name], observed, readable_machines(host))
             await execute(plan, host, reporter=reporter)
-    return plan
+        except MachctlError as error:
+            failed[name] = error
+    return failed
 
 
-async def _finish_renames(host: Host, reporter: Reporter) -> None:
-    """Finish what killed runs were renaming: half of it looks like a machine without a tree."""
-    if not any(record.intent.startswith("rename ") for record in read_records(host).values()):
-        return
-    observed = observe(host)
-    busy = [name for name in observed.records if host.files.is_locked(machine_lock(name))]
-    await execute(_unfinished_renames(observed, readable_machines(host), busy), host, reporter=reporter)
-
-
-def _is_busy(name: str, observed: Observed, host: Host) -> bool:
-    """Tell whether a machctl is working on a machine, or waits for the command it has it for."""
+def is_somebodys(name: str, observed: Observed, host: Host) -> bool:
+    """Tell whether a machine is there for a command that still runs."""
     record = observed.records.get(name)
-    if record and record.intent.startswith("throwaway"):
-        return host.files.is_alive(record.intent.removeprefix("throwaway "))
-    return host.files.is_locked(machine_lock(name))
-
-
-def _unfinished_renames(observed: Observed, declared: Mapping[str, Machine], busy: Collection[str]) -> Plan:
-    plan: Plan = []
-    for name, record in observed.records.items():
-        if record.intent.startswith("rename ") and name not in busy:
-            plan += plan_rename(name, record.intent.removeprefix("rename "), observed, declared)
-    return plan
-
-
-def _being_made(base: str, host: Host) -> bool:
-    return host.files.is_locked(f"base-{base.rsplit('-', 1)[0]}")
+    throwaway = record is not None and record.intent.startswith("throwaway")
+    return throwaway and host.files.is_alive(observed.records[name].intent.removeprefix("throwaway "))
 
 
 def observe_running(host: Host) -> Observed:

@@ -62,11 +62,11 @@ def forget(tree: str, host: Host) -> None:
 
 
 def _forget_ssh_keys(tree: str, host: Host) -> None:
-    names = [name for name in host.guests.list_directory(tree, _SSH) if name.startswith("ssh_host_")]
+    for name in host.guests.list_directory(tree, _SSH):
+        if name.startswith("ssh_host_"):
+            host.guests.remove_file(tree, f"{_SSH}/{name}")
     if not host.guests.exists(tree, "/usr/sbin/sshd"):
         return
-    for name in names:
-        host.guests.remove_file(tree, f"{_SSH}/{name}")
     # Debian makes the keys when the package is installed, and nobody makes them again (openssh-server.postinst).
     units = "/etc/systemd/system"
     host.guests.write_file(tree, f"{units}/{SSH_KEYS_UNIT}", _SSH_KEYS)

@@ -60,13 +60,15 @@ class ImageStatus(NamedTuple):
 
 def images(host: Host, *, max_age: float) -> list[ImageStatus]:
     """Give the bases, by source and age; those older than ``max_age`` days are stale."""
-    bases, records = host.storage.bases(), read_records(host)
+    bases, users = host.storage.bases(), [(name, record.base) for name, record in read_records(host).items()]
+    # A snapshot of a layer is nothing without what lies below it.
+    users += [(name, each.base) for name, taken in host.storage.all_snapshots().items() for each in taken.values()]
     newest = {base.digest: base.id for base in sorted(bases.values(), key=lambda base: base.created)}
     now = time.time()
     return [
         ImageStatus(
             base,
-            tuple(sorted(name for name, record in records.items() if record.base == base.id)),
+            tuple(sorted({name for name, used in users if used == base.id})),
             stale=now - base.created > max_age * DAY,
             superseded=newest[base.digest] != base.id,
         )
@@ -139,7 +141,9 @@ async def prune(host: Host, reporter: Reporter, *, everything: bool, max_age: fl
         for status in images(host, max_age=max_age):
             if status.users:
                 continue
-            if status.superseded:
+            if not _repeatable(status.base) and not status.base.name:
+                plan.append(steps.RemoveBase(reason="nobody can be copied from it again", base=status.base.id))
+            elif status.superseded:
                 plan.append(steps.RemoveBase(reason="a newer one takes its place", base=status.base.id))
             elif everything or (status.stale and not status.base.name):
                 plan.append(steps.RemoveBase(reason="no machine was copied from it", base=status.base.id))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -68,6 +67,8 @@ def expand(patterns: Iterable[str], host: Host) -> list[str]:
     missing = []
     for pattern in patterns:
         if any(character in pattern for character in "*?["):
+            import fnmatch
+
             known = known_names(host) if known is None else known
             matches = fnmatch.filter(known, pattern)
             if not matches:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.errors import CommandFailed, NotFound, NotRunning, TimedOut
-from machines.model.names import machine_unit
+from machines.model.names import machine_unit, mount_unit
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -18,11 +18,18 @@ def dispatch_start(name: str, host: Host) -> str:
     What then waits for it takes longer to import than this whole call; the machine boots meanwhile.
     Raises NotFound without a tree.
     """
-    if name not in host.pool.trees():
+    tree = host.pool.trees().get(name)
+    if tree is None:
         raise NotFound(
             f"machine {name} has no tree in /var/lib/machines",
             hint=f"if it is declared, machctl apply {name} makes it anew; machctl rm {name} forgets it",
         )
+    if tree.kind == "overlay" and name not in host.running():
+        host.storage.check_layer(name)
+        unit = mount_unit(tree.path)
+        if host.units.states([unit]).get(unit) != "active":
+            # What systemd has not seen yet it would mount a second time.
+            host.storage.unmount(name)
     return host.units.start(machine_unit(name))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
 from machines.declare.values import parse_publish
-from machines.errors import InvalidFile, InvalidValue
+from machines.errors import InvalidFile, InvalidValue, MachctlError
 from machines.model.base import Payload
 from machines.model.limits import Limits
 from machines.model.machine import Machine
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
     """Look at everything a plan for ``machines`` can depend on."""
     machines = list(machines)
-    trees = host.pool.trees()
+    trees = _mounted(host, machines, host.pool.trees())
     tools = {*TOOLS, *PACKAGES, "dnf5"}
     have = frozenset(tool for tool in tools if host.tools.which(tool))
     booted = host.booted()
@@ -88,7 +88,7 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         bases=host.storage.bases(),
         storage={machine.storage: host.storage.choose(machine.storage) for machine in missing},
         loaded=frozenset(states),
-        snapshots={name: tuple(found) for name, found in host.storage.all_snapshots().items()},
+        snapshots={name: tuple(found.values()) for name, found in host.storage.all_snapshots().items()},
         disks=_disks(host, machines, trees, records),
     )
 
@@ -193,15 +193,29 @@ def _reading(path: str) -> Iterator[None]:
         ) from error
 
 
+def _mounted(host: Host, machines: list[Machine], trees: dict[str, Tree]) -> dict[str, Tree]:
+    """Mount those layers whose files are looked at: under them lies an empty directory. One without a base is lost."""
+    found = dict(trees)
+    for tree in (trees[machine.name] for machine in machines if machine.name in trees):
+        if tree.kind == "overlay":
+            try:
+                host.storage.mount(tree.name)
+            except MachctlError:
+                found[tree.name] = tree._replace(kind="lost")
+    return found
+
+
 def _guest_files(host: Host, machines: list[Machine], trees: dict[str, Tree]) -> dict[tuple[str, str], str]:
     found = {}
     for machine in machines:
         tree = trees[machine.name]
-        if tree.kind == "raw":
+        if tree.kind in {"raw", "lost"}:
             continue
         links = [paths.guest_network_file(f"host{index}") for index in range(max(len(machine.bridges), 4))]
         for path in [*links, paths.GUEST_RESOLV_CONF]:
-            text = host.guests.read_file(tree.path, path)
+            # What machctl wrote into a layer is there whether that is mounted or not.
+            root = f"{paths.layer(machine.name)}/upper" if tree.kind == "overlay" else tree.path
+            text = host.guests.read_file(root, path)
             if text is not None:
                 found[machine.name, path] = text
     return found

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from machines.errors import raise_all
+from machines.model.frozen import replace
 from machines.operations.execute import execute
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
@@ -25,7 +25,7 @@ async def create_pool(size: int, host: Host, reporter: Reporter, *, dry_run: boo
     async with host.files.fleet_lock():
         observed = observe(host)
         tools = observed.tools | ({"mkfs.btrfs"} if host.tools.which("mkfs.btrfs") else frozenset())
-        observed = dataclasses.replace(observed, tools=tools, pool_mounted=host.pool.is_mounted(observed.pool))
+        observed = replace(observed, tools=tools, pool_mounted=host.pool.is_mounted(observed.pool))
         raise_all(check_host(observed, verb="pool") or check_pool(observed))
         plan = plan_pool(size, observed)
         if not dry_run:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from machines.errors import MachctlError
@@ -11,6 +10,8 @@ from machines.errors import MachctlError
 
 async def for_each(names: Iterable[str], act: Callable[[str], Awaitable[object]]) -> dict[str, MachctlError]:
     """Do something to every machine at once; give the errors of those where it failed."""
+    import asyncio
+
     failed: dict[str, MachctlError] = {}
 
     async def one(name: str) -> None:

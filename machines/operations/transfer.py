@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import own_file, parse_fleet
 from machines.declare.write import write_machine
 from machines.errors import InvalidValue, MachctlError, NotFound, Unsupported, raise_all
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.names import check_new_name
 from machines.model.source import Source
@@ -42,7 +42,7 @@ async def export(name: str, path: str, host: Host, progress: Progress, *, form: 
         if tree.kind == "raw":
             raise Unsupported(f"machine {name} is a disk image already", hint=f"copy it: cp {tree.path} {path}")
         machine = readable_machines(host).get(name) or Machine(name, Source("image", name), own_file(name))
-        declaration = write_machine(dataclasses.replace(machine, name=name))
+        declaration = write_machine(replace(machine, name=name))
         if record.storage == "overlay":
             host.storage.mount(name)
         snapshot = name in observed.running and tree.kind == "subvolume"
@@ -62,11 +62,21 @@ async def export(name: str, path: str, host: Host, progress: Progress, *, form: 
 
 
 async def bring(
-    path: str, name: str | None, host: Host, reporter: Reporter, *, forget: bool, form: str | None, dry_run: bool
-) -> tuple[Machine, Plan]:
-    """Make a machine of an archive, declared as the archive says; give it and the plan that made it.
+    path: str,
+    name: str | None,
+    host: Host,
+    reporter: Reporter,
+    *,
+    forget: bool,
+    form: str | None,
+    trust: bool,
+    dry_run: bool,
+) -> tuple[Machine, Plan, list[str]]:
+    """Make a machine of an archive, declared as the archive says; give it, the plan that made it and what was left out.
 
-    Without ``forget`` its identity is the one it had. Raises NotFound, InvalidValue, Conflict, MachctlError.
+    That are ports that other machines here have, and unless whoever made the archive is to be ``trust``-ed, what would
+    give the machine something of this host. Without ``forget`` its identity is the one it had. Raises NotFound,
+    InvalidValue, Conflict, MachctlError.
     """
     check_ready(host, verb="import")
     if not os.path.exists(path):
@@ -74,9 +84,22 @@ async def bring(
     kind = form or host.archives.kind(path)
     if kind == "raw":
         raise InvalidValue(f"{path} is no archive", hint=f"if it is a disk image: machctl create raw:{path} NAME")
-    machine = _declared(host.archives.declaration(path, form=kind), path, kind, name)
+    declared = _declared(host.archives.declaration(path, form=kind), path, kind, name)
+    machine, left_out = _taken_over(declared, host, trust=trust)
     taken = Machine(machine.name, Source(kind, path), machine.origin)
-    return machine, await create(machine, host, reporter, dry_run=dry_run, archive=None if forget else taken)
+    plan = await create(machine, host, reporter, dry_run=dry_run, archive=None if forget else taken)
+    return machine, plan, left_out
+
+
+def _taken_over(machine: Machine, host: Host, *, trust: bool) -> tuple[Machine, list[str]]:
+    others = [port for other in readable_machines(host).values() for port in other.publish]
+    left_out = [f"port {port}" for port in machine.publish if any(port.collides(other) for other in others)]
+    ports = tuple(port for port in machine.publish if not any(port.collides(other) for other in others))
+    machine = replace(machine, publish=ports)
+    if not trust and (machine.binds or machine.autostart):
+        left_out += [f"bind {bind}" for bind in machine.binds] + ["autostart"] * machine.autostart
+        machine = replace(machine, binds=(), autostart=False)
+    return machine, left_out
 
 
 def same_identity(name: str, host: Host) -> list[str]:
@@ -100,4 +123,4 @@ def _declared(text: str, path: str, kind: str, name: str | None) -> Machine:
         raise MachctlError(f"{path} does not say which machine it is", hint="make one of it: machctl create tar:PATH")
     (machine,) = machines.values()
     chosen = check_new_name(name or machine.name)
-    return dataclasses.replace(machine, name=chosen, origin=own_file(chosen))
+    return replace(machine, name=chosen, origin=own_file(chosen))

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machines.errors import MachctlError, NotFound
+from machines.errors import Conflict, MachctlError, NotFound
 from machines.model.machine import Machine
 from machines.operations.identity import forget
 from machines.plan.steps import CopyTree, MakeTree, RestoreTree, TakeSnapshot
@@ -88,6 +88,11 @@ async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> Non
     except BaseException:
         host.pool.remove_path(host.pool.staging_path(step.machine))
         raise
+    if step.machine in host.running():
+        host.pool.remove_path(host.pool.staging_path(step.machine))
+        raise Conflict(
+            f"machine {step.machine} was started in the meantime", hint=f"stop it first: machctl stop {step.machine}"
+        )
     host.storage.exchange_restored(step.machine, step.snapshot.storage)
 
 

@@ -127,6 +127,8 @@ def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[
         return [Conflict(f"machine {name} exists already: {host.trees[name].path}", hint=hint)]
     if name in host.running:
         return [Conflict(f"a machine {name} is running already", hint=f"choose another name, such as {suggestion}")]
+    if name in host.snapshots:
+        return [Conflict(f"there are snapshots of an earlier {name}", hint="machctl gc removes them")]
     settings = paths.settings_file(name)
     text = host.files.get(settings)
     if text is not None and paths.owner(settings, text) is None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 
+from machines.model.frozen import replace
 from machines.model.observed import Host
 from machines.plan import steps
 from machines.plan.steps import Plan
@@ -28,4 +28,4 @@ def with_claims(host: Host, plan: Plan) -> Host:
             networks[step.bridge] = ipaddress.IPv4Network(step.subnet)
         elif isinstance(step, steps.RemoveFile):
             networks = {bridge: net for bridge, net in networks.items() if step.path != paths.network_record(bridge)}
-    return dataclasses.replace(host, records=records, networks=networks)
+    return replace(host, records=records, networks=networks)

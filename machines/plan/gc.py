@@ -26,6 +26,8 @@ def half_made(host: Host, declared: Mapping[str, Machine], *, busy: frozenset[st
         name
         for name, record in host.records.items()
         if name not in busy
+        # That is finished, not taken back.
+        and not record.intent.startswith("rename")
         and (
             record.intent.startswith("throwaway")
             or (name not in declared and (name not in host.trees or record.intent == "remove"))
@@ -54,6 +56,12 @@ def plan_gc(
     ]
     plan += [steps.RemoveFile(reason="whoever wrote it was killed", path=path) for path in temporary]
     plan += [steps.RemoveLeftover(reason="a run that made or removed it was interrupted", path=path) for path in store]
+    known = {*host.trees, *host.records, *declared, *busy}
+    plan += [
+        steps.RemoveSnapshots(reason="there is no such machine", machine=name, names=tuple(each.name for each in taken))
+        for name, taken in host.snapshots.items()
+        if name not in known
+    ]
     dead = half_made(host, declared, busy=busy)
     nat_changed = False
     for name in dead:

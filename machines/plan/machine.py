@@ -56,7 +56,7 @@ def plan_machine(
     Raises Conflict for a file in the way that machctl did not write.
     """
     made_of = copy or base
-    storage = copy.origin.storage if copy else None
+    storage = copy.origin.storage if copy else "raw" if base and base.kind == "raw" else None
     placement = place(machine, host, payload=made_of.payload if made_of else None, storage=storage)
     guest = render_guest(machine, placement)
     from_base = copy.origin.base if copy else base.id if base else ""
@@ -93,9 +93,10 @@ def plan_machine(
     plan += removals
     if missing:
         plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name, storage=placement.storage))
-    elif host.trees[machine.name].kind != "raw":
-        plan += _guest(machine, guest, host)
+    # A machine that has used up all it may have could not take another file.
     plan += _disk(machine, host, missing=missing)
+    if not missing and host.trees[machine.name].kind not in {"raw", "lost"}:
+        plan += _guest(machine, guest, host)
     plan += _settle([*writes, *removals], wanted, machine, host, placement)
     plan += _autostart(machine, host)
     return plan
@@ -130,7 +131,7 @@ def _claims(machine: Machine, host: Host, placement: Placement, base: str, inten
         foreign=tuple(bridge for bridge in machine.bridges if bridge not in placement.networks),
         made=_made(machine, host),
         storage=placement.storage,
-        base=base if base and not there else own.base if own else "",
+        base=base if not there else own.base if own and own.base else host.trees[machine.name].base,
         uid=placement.uid,
         payload=placement.payload,
         disk=machine.disk,

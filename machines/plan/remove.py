@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 from machines.errors import Conflict
 from machines.model.base import IMPORTED
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
@@ -33,7 +33,7 @@ def plan_remove(
     own, record = declared.get(name), host.records.get(name)
     if record and record.intent != "remove":
         # From here on whoever finds it finishes this.
-        going = dataclasses.replace(record, intent="remove")
+        going = replace(record, intent="remove")
         plan.append(steps.Claim(reason=reason, machine=name, record=going))
     if name in host.running:
         plan.append(steps.StopMachine(reason="it is running", machine=name, name=name, terminate=True))
@@ -62,13 +62,18 @@ def plan_remove(
         plan.append(steps.RemoveFile(reason="its journal was linked there", machine=name, path=host.journals[name]))
     if name in host.logs and reason == RM:
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=host.logs[name]))
-    layer = name if record and record.storage == "overlay" else ""
+    layered = name in host.trees and host.trees[name].kind in {"overlay", "lost"}
+    layer = name if layered or (record and record.storage == "overlay") else ""
     if name in host.trees or layer:
         # What lies in the place of a tree that never came there is somebody else's.
         path = host.trees[name].path if name in host.trees else paths.layer(name)
         plan.append(steps.RemoveTree(reason=reason, machine=name, path=path, layer=layer))
     if name in host.snapshots:
-        plan.append(steps.RemoveSnapshots(reason=reason, machine=name, names=host.snapshots[name]))
+        plan.append(
+            steps.RemoveSnapshots(
+                reason=reason, machine=name, names=tuple(found.name for found in host.snapshots[name])
+            )
+        )
     # What systemd knows of a mount it forgets with the mount.
     units = [path for path in files if path.startswith(paths.UNIT_DIRECTORY) and not path.endswith(".mount")]
     if any(paths.unit_of(path) in host.loaded for path in units):
@@ -88,6 +93,7 @@ def plan_remove(
 def _is_its_alone(record: Record, host: Host) -> bool:
     base = host.bases.get(record.base)
     others = {other.base for other in host.records.values() if other.name != record.name}
+    others |= {snapshot.base for name, taken in host.snapshots.items() if name != record.name for snapshot in taken}
     return base is not None and base.source.startswith(IMPORTED) and base.id not in others
 
 

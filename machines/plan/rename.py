@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 from machines.declare.fleet import own_file
 from machines.declare.write import write_machine
 from machines.errors import Conflict
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
 from machines.model.observed import Host, Record
@@ -27,9 +27,16 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
     """
     reason = f"{old} is renamed to {new}"
     own, record = declared.get(old), host.records.get(old)
+    # Whoever renamed it in a file of several has said so already.
+    renamed = declared.get(new) if own is None and new not in host.trees else None
     plan: Plan = []
+    if own is None and record and new not in declared:
+        raise Conflict(
+            f"machine {old} is not declared any more",
+            hint=f"write {own_file(old)} again ({paths.machine_record(old)} says what it was made of), then rename it",
+        )
     if record:
-        going = dataclasses.replace(record, intent=f"rename {new}")
+        going = replace(record, intent=f"rename {new}")
         plan.append(steps.Claim(reason=reason, machine=old, record=going))
     if host.enabled.get(old):
         plan.append(steps.DisableUnit(reason=reason, machine=old, unit=machine_unit(old)))
@@ -38,13 +45,17 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
     if own is not None and (own.origin != own_file(old) or _shared(own, declared)):
         raise Conflict(
             f"machine {old} is declared in {own.origin}, which is not its own file",
-            hint=f"rename [machines.{old}] there, and then the tree: machctl rename",
+            hint=f"call it [machines.{new}] there, then run machctl rename {old} {new} again",
         )
     gone = [path for path, text in host.files.items() if paths.owner(path, text) == ("machine", old)]
     if own is not None:
-        wanted = dataclasses.replace(own, name=new, origin=own_file(new))
-        plan += _declare(wanted, old, record, host)
+        wanted = replace(own, name=new, origin=own_file(new))
+        plan += _declare(wanted, old, record, host, declaration=write_machine(wanted))
         gone.append(own.origin)
+    elif record is None:
+        plan += _foreign(old, new, host, reason=reason)
+    elif renamed is not None:
+        plan += _declare(renamed, old, record, host, declaration=None)
     plan += [steps.RemoveFile(reason=reason, machine=old, path=path) for path in gone]
     if old in host.journals:
         plan.append(steps.RemoveFile(reason=reason, machine=old, path=host.journals[old]))
@@ -57,23 +68,52 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
     return plan
 
 
-def _declare(wanted: Machine, old: str, record: Record | None, host: Host) -> Plan:
+def _foreign(old: str, new: str, host: Host, *, reason: str) -> Plan:
+    """Settings and autostart of a machine that others made go along, as machinectl rename has it."""
+    plan: Plan = []
+    settings = paths.settings_file(old)
+    if settings in host.files and paths.owner(settings, host.files[settings]) is None:
+        moved = paths.settings_file(new)
+        plan.append(steps.WriteFile(reason=reason, machine=new, path=moved, text=host.files[settings]))
+        plan.append(steps.RemoveFile(reason=reason, machine=old, path=settings))
+    if host.enabled.get(old):
+        plan.append(steps.EnableUnit(reason=reason, machine=new, unit=machine_unit(new)))
+    return plan
+
+
+def plan_unfinished(record: Record, host: Host, declared: Mapping[str, Machine]) -> Plan:
+    """Give the steps that finish a rename that was killed, or forget it.
+
+    That is where the machine was started under its old name since, or the new one has become another machine's.
+    """
+    old, new = record.name, record.intent.removeprefix("rename ")
+    both = old in host.trees and new in {*host.trees, *host.running}
+    neither = old not in host.trees and new not in host.trees
+    if old in host.running or both or neither:
+        kept = replace(record, intent="")
+        return [steps.Claim(reason=f"it was to be {new}, and stays what it is", machine=old, record=kept)]
+    return plan_rename(old, new, host, declared)
+
+
+def _declare(wanted: Machine, old: str, record: Record | None, host: Host, *, declaration: str | None) -> Plan:
     """What makes the new name a machine, as if the old one had never had its address and its ports."""
     records = {name: other for name, other in host.records.items() if name != old}
     if record:
-        records[wanted.name] = dataclasses.replace(record, name=wanted.name, intent="")
+        records[wanted.name] = replace(record, name=wanted.name, intent="")
     trees = {name: tree for name, tree in host.trees.items() if name != old}
     if old in host.trees:
         trees[wanted.name] = Tree(wanted.name, paths.tree(wanted.name), host.trees[old].kind)
     guest_files = {
         (wanted.name if name == old else name, path): text for (name, path), text in host.guest_files.items()
     }
-    view = dataclasses.replace(host, records=records, trees=trees, guest_files=guest_files)
+    view = replace(host, records=records, trees=trees, guest_files=guest_files)
     claim: Plan = []
     if wanted.name in records:
         claim = [steps.Claim(reason="it has another name", machine=wanted.name, record=records[wanted.name])]
-    made = plan_machine(wanted, view, declaration=write_machine(wanted))
-    return [*claim, *(step for step in made if not isinstance(step, steps.Claim))]
+    made = plan_machine(wanted, view, declaration=declaration)
+    # A layer can be mounted in its new place once the units of that are written.
+    inside = [step for step in made if isinstance(step, (steps.WriteGuestFile, steps.RemoveGuestFile))]
+    return [*claim, *(step for step in made if step not in inside and not isinstance(step, steps.Claim)), *inside]
 
 
 def _shared(machine: Machine, declared: Mapping[str, Machine]) -> bool:

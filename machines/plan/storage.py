@@ -13,11 +13,15 @@ from machines.model.observed import Host
 FIRST, LAST, SIZE = 0x00080000, 0x6FFF0000, 0x10000
 
 
+_STORAGES = {"subvolume": "btrfs", "overlay": "overlay", "lost": "overlay", "raw": "raw"}
+
+
 def storage_of(machine: Machine, host: Host) -> str:
     """Give the driver of a machine's tree: the one it was made with, or the one it is to be made with."""
     own = host.records.get(machine.name)
     if machine.name in host.trees:
-        return own.storage if own else ""
+        # Whoever lost the record still sees what the tree is.
+        return own.storage if own and own.storage else _STORAGES.get(host.trees[machine.name].kind, "")
     if machine.source.kind == "raw":
         return "raw"
     return host.storage.get(machine.storage, "copy")
@@ -30,6 +34,8 @@ def uid_of(machine: Machine, host: Host, storage: str) -> int | None:
     own = host.records.get(machine.name)
     if own and own.uid is not None:
         return own.uid
+    if machine.name in host.trees and host.trees[machine.name].uid is not None:
+        return host.trees[machine.name].uid
     return choose_uid(machine.name, (record.uid for record in host.records.values() if record.uid is not None))
 
 

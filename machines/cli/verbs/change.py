@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import name as name_argument
 from machines.cli.names import names as names_argument
 from machines.cli.output import note
@@ -18,6 +16,7 @@ from machines.cli.several import exit_status, on_each
 from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.errors import InvalidValue, MachctlError, raise_all
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.operations import fleet, lifecycle
 from machines.operations.inspect import expand
@@ -30,9 +29,9 @@ _KEYS: dict[str, Callable[[str], object]] = {
 
 
 def set_(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine."),
-    assignments: list[str] = typer.Argument(
+    assignments: list[str] = words.Argument(
         ..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5, disk=10G; KEY= takes it back."
     ),
 ) -> None:
@@ -42,12 +41,13 @@ def set_(
     host = RealHost()
 
     def edit(machine: Machine) -> Machine:
-        return dataclasses.replace(machine, **changes)  # type: ignore[arg-type]
+        return replace(machine, **changes)  # type: ignore[arg-type]
 
     plan = run(
         fleet.change(name, edit, host, Progress(options), dry_run=options.dry_run),
         timeout=options.timeout,
         what=f"set {name}",
+        quick=True,
     )
     if options.dry_run:
         show_plan({name: plan}, options)
@@ -56,9 +56,9 @@ def set_(
 
 
 def rm(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
-    force: bool = typer.Option(False, "--force", "-f", help="End those that run the hard way first."),
+    force: bool = words.Option(False, "--force", "-f", help="End those that run the hard way first."),
 ) -> None:
     """Remove machines: their trees, settings, units and declarations, and bridges that nobody else is on."""
     options = context.obj
@@ -68,7 +68,8 @@ def rm(
     for name in chosen if len(chosen) > 1 else ():
         # What will be refused must not be terminated first.
         try:
-            run(fleet.remove(name, host, Progress(options), force=force, dry_run=True), timeout=None, what=f"rm {name}")
+            removal = fleet.remove(name, host, Progress(options), force=force, dry_run=True)
+            run(removal, timeout=None, what=f"rm {name}", quick=True)
         except MachctlError as error:
             failed[name] = error
     left = [name for name in chosen if name not in failed]
@@ -85,6 +86,7 @@ def rm(
                 fleet.remove(name, host, Progress(options), force=force, dry_run=options.dry_run),
                 timeout=options.timeout,
                 what=f"rm {name}",
+                quick=True,
             )
         except MachctlError as error:
             failed[name] = error
@@ -93,7 +95,7 @@ def rm(
             show_plan({name: plan}, options)
         elif not options.quiet:
             note(f"removed {name}")
-    raise typer.Exit(exit_status(failed, len(chosen)))
+    raise words.Exit(exit_status(failed, len(chosen)))
 
 
 def _changes(assignments: list[str]) -> dict[str, object]:

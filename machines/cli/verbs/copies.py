@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import name as name_argument
 from machines.cli.output import note
 from machines.cli.plans import show_plan
@@ -18,15 +17,15 @@ TAKEN_BACK = "what was half done has been taken back"
 
 
 def clone(
-    context: typer.Context,
+    context: words.Context,
     source: str = name_argument("The machine to copy."),
-    name: str = typer.Argument(..., metavar="NEW", help="What the copy is called."),
-    identity: str = typer.Option(
+    name: str = words.Argument(..., metavar="NEW", help="What the copy is called."),
+    identity: str = words.Option(
         "new", "--identity", metavar="new|keep", help="Machine ID, host name and ssh host keys: new ones, or the same."
     ),
-    snapshot: str = typer.Option("", "--snapshot", metavar="SNAPSHOT", help="Copy it as it was then."),
-    start: bool = typer.Option(False, "--start", help="Start the copy."),
-    wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+    snapshot: str = words.Option("", "--snapshot", metavar="SNAPSHOT", help="Copy it as it was then."),
+    start: bool = words.Option(False, "--start", help="Start the copy."),
+    wait: str = words.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
 ) -> None:
     """Copy a machine, running or not. The copy has its own address, identity and settings, and publishes no ports."""
     options = context.obj
@@ -41,6 +40,7 @@ def clone(
             ),
             timeout=options.timeout,
             what=f"clone {source}",
+            quick=True,
             afterwards=TAKEN_BACK,
         )
     finally:
@@ -56,13 +56,13 @@ def clone(
     if start or wait:
         from machines.cli.verbs.life import start_all
 
-        raise typer.Exit(start_all([name], wait=wait, options=options))
+        raise words.Exit(start_all([name], wait=wait, options=options))
 
 
 def rename(
-    context: typer.Context,
+    context: words.Context,
     old: str = name_argument("The machine."),
-    new: str = typer.Argument(..., metavar="NEW", help="What it is called from now on."),
+    new: str = words.Argument(..., metavar="NEW", help="What it is called from now on."),
 ) -> None:
     """Call a stopped machine by another name. Its tree, address, ports, snapshots and settings stay its own."""
     options = context.obj
@@ -70,6 +70,7 @@ def rename(
         copies.rename(old, new, RealHost(), Progress(options), dry_run=options.dry_run),
         timeout=options.timeout,
         what=f"rename {old}",
+        quick=True,
         afterwards="machctl gc finishes it",
     )
     if options.dry_run:
@@ -79,10 +80,10 @@ def rename(
 
 
 def restore(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine."),
-    snapshot: str = typer.Argument(..., metavar="SNAPSHOT", help="machctl snapshot ls NAME shows them."),
-    no_undo: bool = typer.Option(False, "--no-undo", help="Keep no snapshot of how it is now."),
+    snapshot: str = words.Argument(..., metavar="SNAPSHOT", help="machctl snapshot ls NAME shows them."),
+    no_undo: bool = words.Option(False, "--no-undo", help="Keep no snapshot of how it is now."),
 ) -> None:
     """Let a machine's tree be what it was. How it is now is kept as a snapshot; a running machine is restarted."""
     options = context.obj
@@ -92,6 +93,7 @@ def restore(
             copies.restore(name, snapshot, host, progress, dry_run=options.dry_run, keep=not no_undo),
             timeout=options.timeout,
             what=f"restore {name}",
+            quick=True,
             afterwards=f"machctl status {name} shows how it is",
         )
     finally:
@@ -106,17 +108,17 @@ def restore(
 
 
 def diff(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine."),
-    snapshot: str = typer.Argument(None, metavar="[SNAPSHOT]", help="Since then; since it was made if left out."),
-    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
+    snapshot: str = words.Argument(None, metavar="[SNAPSHOT]", help="Since then; since it was made if left out."),
+    detailed_exitcode: bool = words.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
 ) -> None:
     """Show what changed in a machine: packages, files in /etc, units, users, size."""
     show_changes(context, name, snapshot, None, detailed_exitcode=detailed_exitcode)
 
 
 def show_changes(
-    context: typer.Context, name: str, before: str | None, after: str | None, *, detailed_exitcode: bool
+    context: words.Context, name: str, before: str | None, after: str | None, *, detailed_exitcode: bool
 ) -> None:
     """Show what changed in a machine from one snapshot (or its base) to another (or now)."""
     from machines.cli.differences import show_difference
@@ -125,4 +127,4 @@ def show_changes(
     difference = changes(name, RealHost(), before=before, after=after)
     show_difference(difference, context.obj)
     if detailed_exitcode and difference.changed:
-        raise typer.Exit(10)
+        raise words.Exit(10)

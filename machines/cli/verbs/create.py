@@ -7,14 +7,12 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import typer
-
+from machines.cli import words
 from machines.cli.options import Options
 from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
 from machines.cli.running import run
-from machines.cli.verbs.life import start_all
 from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.declare.fleet import check_machine, own_file
@@ -33,42 +31,42 @@ SOURCE_HELP = (
 
 
 def create(
-    context: typer.Context,
-    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
-    name: str = typer.Argument(None, metavar="[NAME]", help="The machine's name; the distribution's if left out."),
-    bridge: list[str] = typer.Option(
+    context: words.Context,
+    source: str = words.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
+    name: str = words.Argument(None, metavar="[NAME]", help="The machine's name; the distribution's if left out."),
+    bridge: list[str] = words.Option(
         [], "--bridge", metavar="BRIDGE", help="Put it on this bridge; made if it is not there."
     ),
-    publish: list[str] = typer.Option(
+    publish: list[str] = words.Option(
         [], "--publish", "-p", metavar="[IP:]HOST:GUEST", help="Let a TCP port of the machine answer on the host."
     ),
-    bind: list[str] = typer.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
-    package: list[str] = typer.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
-    mirror: str = typer.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
-    variant: str = typer.Option(
+    bind: list[str] = words.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
+    package: list[str] = words.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
+    mirror: str = words.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
+    variant: str = words.Option(
         "minbase", "--variant", metavar="VARIANT", help="minbase, important, standard or buildd."
     ),
-    bootstrapper: str = typer.Option(
+    bootstrapper: str = words.Option(
         "auto", "--bootstrapper", metavar="TOOL", help="auto, mmdebstrap, debootstrap, pacstrap or dnf."
     ),
-    keyring: str = typer.Option(None, "--keyring", metavar="FILE", help="Trust these keys, not the distribution's."),
-    checksum: str = typer.Option(None, "--checksum", metavar="SHA256", help="What a tar: or raw: has to be."),
-    insecure: bool = typer.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
-    fresh: bool = typer.Option(False, "--fresh", help="Make its base anew, also if one is kept."),
-    storage: str = typer.Option(
+    keyring: str = words.Option(None, "--keyring", metavar="FILE", help="Trust these keys, not the distribution's."),
+    checksum: str = words.Option(None, "--checksum", metavar="SHA256", help="What a tar: or raw: has to be."),
+    insecure: bool = words.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
+    fresh: bool = words.Option(False, "--fresh", help="Make its base anew, also if one is kept."),
+    storage: str = words.Option(
         "auto", "--storage", metavar="DRIVER", help="How its tree is kept: auto, btrfs, overlay, reflink or copy."
     ),
-    disk: str = typer.Option(None, "--disk", metavar="SIZE", help="The most disk it may use, as in 10G."),
-    ephemeral: bool = typer.Option(False, "--ephemeral", help="Forget at each stop what was changed in it."),
-    memory: str = typer.Option(None, "--memory", metavar="SIZE", help="The most memory it may use, as in 512M."),
-    cpus: str = typer.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use, as in 1.5."),
-    hostname: str = typer.Option(None, "--hostname", metavar="NAME", help="Its host name, if not its name."),
-    ssh_key: list[str] = typer.Option(
+    disk: str = words.Option(None, "--disk", metavar="SIZE", help="The most disk it may use, as in 10G."),
+    ephemeral: bool = words.Option(False, "--ephemeral", help="Forget at each stop what was changed in it."),
+    memory: str = words.Option(None, "--memory", metavar="SIZE", help="The most memory it may use, as in 512M."),
+    cpus: str = words.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use, as in 1.5."),
+    hostname: str = words.Option(None, "--hostname", metavar="NAME", help="Its host name, if not its name."),
+    ssh_key: list[str] = words.Option(
         [], "--ssh-key", metavar="FILE", help="Let the owner of this public key in by ssh."
     ),
-    autostart: bool = typer.Option(False, "--autostart", help="Start it at boot."),
-    start: bool = typer.Option(False, "--start", help="Start it now."),
-    wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+    autostart: bool = words.Option(False, "--autostart", help="Start it at boot."),
+    start: bool = words.Option(False, "--start", help="Start it now."),
+    wait: str = words.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
 ) -> None:
     """Make a machine: bootstrap its tree, write its settings and units, and declare it."""
     options = context.obj
@@ -81,7 +79,7 @@ def create(
     host = RealHost()
     progress = Progress(options)
     if machine.source.kind == "machine":
-        raise typer.Exit(_clone(machine, progress, start=start, wait=wait, options=options))
+        raise words.Exit(_clone(machine, progress, start=start, wait=wait, options=options))
     try:
         plan = run(
             create_machine(machine, host, progress, dry_run=options.dry_run, fresh=fresh),
@@ -102,12 +100,18 @@ def create(
         )
         _say_if_stale(plan, host)
     if start or wait:
-        raise typer.Exit(start_all([machine.name], wait=wait, options=options))
+        raise words.Exit(_start(machine.name, wait=wait, options=options))
 
 
 def _clone(machine: Machine, progress: Progress, *, start: bool, wait: str | None, options: Options) -> int:
     from machines.operations.copies import clone
 
+    given = {
+        "--ssh-key": machine.ssh_keys, "--package": machine.packages, "--storage": machine.storage != "auto",
+        "--bootstrapper": machine.bootstrapper != "auto", "--variant": machine.variant != "minbase",
+    }  # fmt: skip
+    if wrong := [flag for flag, value in given.items() if value]:
+        raise InvalidValue(f"{machine.source} takes no {wrong[0]}: it is copied as it is", hint="leave that out")
     source = machine.source.reference
     plan, _ = run(
         clone(source, machine.name, RealHost(), progress, machine=machine, dry_run=options.dry_run),
@@ -122,7 +126,13 @@ def _clone(machine: Machine, progress: Progress, *, start: bool, wait: str | Non
         return 0
     if not options.quiet:
         note(f"created {machine.name} ({machine.source})")
-    return start_all([machine.name], wait=wait, options=options) if start or wait else 0
+    return _start(machine.name, wait=wait, options=options) if start or wait else 0
+
+
+def _start(name: str, *, wait: str | None, options: Options) -> int:
+    from machines.cli.verbs.life import start_all
+
+    return start_all([name], wait=wait, options=options)
 
 
 def _say_if_stale(plan: Plan, host: RealHost) -> None:

@@ -13,6 +13,7 @@ from machines.cli.running import run
 from machines.cli.several import exit_status
 from machines.cli.wire import RealHost
 from machines.operations import fleet
+from machines.operations.garbage import collect_garbage
 from machines.operations.inspect import expand
 from machines.plan.machine import restart_note
 
@@ -74,7 +75,7 @@ def gc(context: typer.Context) -> None:
     """Remove what interrupted runs left behind, and nothing else."""
     options = context.obj
     plan = run(
-        fleet.collect_garbage(RealHost(), Progress(options), dry_run=options.dry_run),
+        collect_garbage(RealHost(), Progress(options), dry_run=options.dry_run),
         timeout=options.timeout,
         what="gc",
     )

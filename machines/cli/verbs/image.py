@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import typer
@@ -40,7 +41,10 @@ def ls(context: typer.Context, max_age: float = _max_age()) -> None:
     """List what machines are copied from."""
     options = context.obj
     host = RealHost()
-    found = images.images(host, max_age=max_age or stale_after(host))
+    found = images.images(host, max_age=stale_after(host) if max_age is None else max_age)
+    if options.output == "name":
+        say("\n".join(status.base.short for status in found))
+        return
     if options.output != "table":
         show_rows([status.row() for status in found], COLUMNS, options)
         return
@@ -50,7 +54,7 @@ def ls(context: typer.Context, max_age: float = _max_age()) -> None:
             "source": status.base.source,
             "os": status.base.os or None,
             "size": size(status.base.size),
-            "age": shown_age(float(str(status.row()["age_days"]))) + " stale" * status.stale,
+            "age": shown_age((time.time() - status.base.created) / 86400) + " stale" * status.stale,
             "users": list(status.users),
         }
         for status in found
@@ -63,7 +67,9 @@ def show(context: typer.Context, image: str = _image("The image."), max_age: flo
     host = RealHost()
     base = images.find_image(image, host)
     (status,) = (
-        status for status in images.images(host, max_age=max_age or stale_after(host)) if status.base.id == base.id
+        status
+        for status in images.images(host, max_age=stale_after(host) if max_age is None else max_age)
+        if status.base.id == base.id
     )
     show_object({**status.row(), "path": host.storage.base_path(base)}, context.obj)
 
@@ -175,7 +181,7 @@ def prune(
     """Remove images that no machine was copied from: superseded and stale ones."""
     options = context.obj
     host = RealHost()
-    age = max_age or stale_after(host)
+    age = stale_after(host) if max_age is None else max_age
     plan = run(
         images.prune(host, Progress(options), everything=all, max_age=age, dry_run=options.dry_run),
         timeout=options.timeout,
@@ -195,7 +201,7 @@ def refresh(
     """Make images anew from where they came from. Machines stay as they are; new ones are copied from the new image."""
     options = context.obj
     host, progress = RealHost(), Progress(options)
-    age = max_age or stale_after(host)
+    age = stale_after(host) if max_age is None else max_age
     try:
         made, failed = run(
             images.refresh(image or [], host, progress, max_age=age, dry_run=options.dry_run),

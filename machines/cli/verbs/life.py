@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import names as names_argument
 from machines.cli.options import Options
 from machines.cli.plans import show_plan
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue, MachctlError
+from machines.model.frozen import replace
 from machines.operations import lifecycle
 from machines.operations.declared import readable_machines
 from machines.operations.inspect import expand, lost_bridges, require
@@ -24,16 +23,16 @@ START_SECONDS = 330.0
 # As long as systemd itself gives a unit to stop (systemd-system.conf(5), DefaultTimeoutStopSec=).
 STOP_SECONDS = 90.0
 
-_WAIT = typer.Option(None, "--wait", metavar="ip", help="Wait until it has an address, not only until it is ready.")
+_WAIT = words.Option(None, "--wait", metavar="ip", help="Wait until it has an address, not only until it is ready.")
 
 
 def start(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
     wait: str = _WAIT,
 ) -> None:
     """Start machines and wait until they say they are ready."""
-    raise typer.Exit(start_all(names, wait=wait, options=context.obj))
+    raise words.Exit(start_all(names, wait=wait, options=context.obj))
 
 
 def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) -> int:
@@ -76,32 +75,34 @@ def _dispatch(names: Sequence[str], host: RealHost) -> tuple[dict[str, str], dic
     failed: dict[str, MachctlError] = {}
     for name in names:
         try:
-            jobs[name] = lifecycle.dispatch_start(name, host)
+            # Not while somebody puts another tree in the place of this one.
+            with host.files.lock(f"machine-{name}", what=f"machine {name}"):
+                jobs[name] = lifecycle.dispatch_start(name, host)
         except MachctlError as error:
             failed[name] = error
     return jobs, failed
 
 
 def stop(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
-    force: bool = typer.Option(False, "--force", "-f", help="End them the hard way, as terminate does."),
+    force: bool = words.Option(False, "--force", "-f", help="End them the hard way, as terminate does."),
 ) -> None:
     """Power machines off in order and wait until they are gone."""
-    raise typer.Exit(_stop_all(names, terminate=force, options=context.obj))
+    raise words.Exit(_stop_all(names, terminate=force, options=context.obj))
 
 
 def terminate(
-    context: typer.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
+    context: words.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
 ) -> None:
     """End machines the hard way: everything in them is killed."""
-    raise typer.Exit(_stop_all(names, terminate=True, options=context.obj))
+    raise words.Exit(_stop_all(names, terminate=True, options=context.obj))
 
 
 def restart(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
-    force: bool = typer.Option(False, "--force", "-f", help="End them the hard way first."),
+    force: bool = words.Option(False, "--force", "-f", help="End them the hard way first."),
     wait: str = _WAIT,
 ) -> None:
     """Stop machines in order and start them again; those that do not run are started."""
@@ -112,31 +113,31 @@ def restart(
     status = _stop_all(running, terminate=force, options=options) if running else 0
     if options.dry_run:
         show_plan({name: plan_start(name, running=False) for name in chosen}, options)
-        raise typer.Exit(0)
+        raise words.Exit(0)
     still = host.running() if status else {}
     ready = [name for name in chosen if name not in still]
-    raise typer.Exit((start_all(ready, wait=wait, options=options) if ready else 0) or status)
+    raise words.Exit((start_all(ready, wait=wait, options=options) if ready else 0) or status)
 
 
 def enable(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
-    now: bool = typer.Option(False, "--now", help="Start them now as well."),
+    now: bool = words.Option(False, "--now", help="Start them now as well."),
 ) -> None:
     """Start machines at boot from now on."""
     status = _autostart(names, on=True, options=context.obj)
-    raise typer.Exit(status or (start_all(names, wait=None, options=context.obj) if now else 0))
+    raise words.Exit(status or (start_all(names, wait=None, options=context.obj) if now else 0))
 
 
 def disable(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
-    now: bool = typer.Option(False, "--now", help="Stop them now as well."),
+    now: bool = words.Option(False, "--now", help="Stop them now as well."),
 ) -> None:
     """No longer start machines at boot."""
     status = _autostart(names, on=False, options=context.obj)
     running = [name for name in expand(names, RealHost()) if name in RealHost().running()] if now else []
-    raise typer.Exit(status or (_stop_all(running, terminate=False, options=context.obj) if running else 0))
+    raise words.Exit(status or (_stop_all(running, terminate=False, options=context.obj) if running else 0))
 
 
 def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> int:
@@ -170,7 +171,7 @@ def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:
         if name in declared:
             plan = await fleet.change(
                 name,
-                lambda machine: dataclasses.replace(machine, autostart=on),
+                lambda machine: replace(machine, autostart=on),
                 host,
                 Progress(options),
                 dry_run=options.dry_run,

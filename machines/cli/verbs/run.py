@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-import time
+from functools import partial
 from typing import NoReturn
 
 import typer
@@ -18,11 +18,13 @@ from machines.cli.running import run
 from machines.cli.verbs.create import SOURCE_HELP, machine_of
 from machines.cli.verbs.enter import OWN_FAILURE
 from machines.cli.wire import RealHost
-from machines.errors import MachctlError
+from machines.errors import MachctlError, TimedOut
+from machines.host.run import attached
+from machines.model.base import Payload
 from machines.model.machine import Machine
-from machines.model.names import machine_unit
 from machines.operations import fleet, lifecycle
 from machines.operations.observe import read_records
+from machines.render import paths
 
 
 def run_(
@@ -58,22 +60,23 @@ def run_(
 
         show_plan({called: run(fleet.create(machine, host, progress, dry_run=True), timeout=None, what="run")}, options)
         return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+    _catch(options.timeout)
+    signal.setitimer(signal.ITIMER_REAL, options.timeout or 0)
     made = False
     try:
         try:
-            making = fleet.create(machine, host, progress, intent=intent, command=words)
+            making = fleet.create(machine, host, progress, intent=intent, command=words, user=user)
             run(making, timeout=options.timeout, what=f"run {source}")
         finally:
             progress.clear()
         made = True
-        if read_records(host)[called].payload:
-            status = _run_payload(called, host)
+        _catch(options.timeout)
+        if payload := read_records(host)[called].payload:
+            status = _run_payload(called, payload, host)
         else:
-            status = _run(machine, words, host, user=user)
+            status = _run(machine, words, host, user=user, timeout=options.timeout)
     except MachctlError as error:
-        if error.exit_code not in {2, 126, 127}:
+        if error.exit_code not in {2, 124, 126, 127}:
             error.exit_code = OWN_FAILURE
         raise
     finally:
@@ -84,38 +87,57 @@ def run_(
     raise typer.Exit(status)
 
 
-def _run(machine: Machine, words: list[str], host: RealHost, *, user: str | None) -> int:
+def _run(machine: Machine, words: list[str], host: RealHost, *, user: str | None, timeout: float | None) -> int:
     from machines.host.bus.guest import exec_in
 
     job = lifecycle.dispatch_start(machine.name, host)
-    run(lifecycle.finish_start(machine.name, job, host), timeout=None, what=f"start {machine.name}")
+    run(lifecycle.finish_start(machine.name, job, host), timeout=timeout, what=f"start {machine.name}")
     if machine.bridges:
         # A command that looks at the network at once should find it.
         with contextlib.suppress(MachctlError):
             run(lifecycle.wait_for_address(machine.name, host), timeout=10, what="wait")
+    _catch(timeout)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     shell = ["/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash -l; fi; exec sh -l"]
     return exec_in(machine.name, words or shell, user=user, env={}, cwd=None, tty=terminal)
 
 
-def _run_payload(name: str, host: RealHost) -> int:
-    """Run what an image without an init runs, to its end; what it printed is in the journal of its unit."""
-    unit = machine_unit(name)
-    since = f"--since=@{time.time():.0f}"
-    done = host.tools.run(["systemctl", "start", "--wait", unit], check=False)
-    shown = host.tools.run(["systemctl", "show", "--property=ExecMainStatus", "--value", unit], check=False).stdout
-    said = host.tools.run(
-        ["journalctl", f"--unit={unit}", "--identifier=systemd-nspawn", "--output=cat", "--no-pager", since],
-        check=False,
+def _run_payload(name: str, payload: Payload, host: RealHost) -> int:
+    """Run what an image without an init runs, to its end, with our own stdio.
+
+    The machine's own unit would connect it to the journal: this one has the same settings and limits.
+    """
+    _check_command(name, payload, host)
+    dropin = host.files.read_text(paths.dropin_file(name)) or ""
+    kept = ("ExecStartPost=", "MemoryMax=", "CPUQuota=")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return attached(
+        [
+            "systemd-run", "--quiet", "--wait", "--collect", "--pty" if terminal else "--pipe",
+            "--service-type=notify", "--slice=machine.slice", f"--unit=machctl-run-{name}",
+            "--property=Delegate=yes", "--property=KillMode=mixed", "--property=DevicePolicy=closed",
+            *(f"--property={line}" for line in dropin.splitlines() if line.startswith(kept)),
+            "systemd-nspawn", "--quiet", "--keep-unit", "--network-veth", "-U", "--settings=override",
+            f"--machine={name}", f"--console={'interactive' if terminal else 'pipe'}",
+        ]
+    )  # fmt: skip
+
+
+def _check_command(name: str, payload: Payload, host: RealHost) -> None:
+    """Raise what podman would exit with: 127 for a command that the image does not have."""
+    command, tree = payload.command[0], paths.tree(name)
+    search = (
+        dict(each.partition("=")[::2] for each in payload.environment).get("PATH") or "/usr/bin:/bin:/usr/sbin:/sbin"
     )
-    sys.stdout.write(said.stdout)
-    host.units.reset_failed(unit)
-    return int(shown.strip() or 0) or done.returncode
+    places = [command] if "/" in command else [f"{directory}/{command}" for directory in search.split(":")]
+    if not any(host.guests.exists(tree, place) for place in places):
+        raise MachctlError(f"there is no command {command!r} in the image", exit_code=127)
 
 
 def _remove(name: str, host: RealHost) -> None:
     from machines.operations.reporter import Reporter
 
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -123,6 +145,17 @@ def _remove(name: str, host: RealHost) -> None:
     except MachctlError as error:
         report_error(error)
         note(f"  remove it by hand: machctl rm --force {name}")
+
+
+def _catch(timeout: float | None) -> None:
+    """Have what asks machctl to end end it in order; every event loop that has come and gone has forgotten that."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    signal.signal(signal.SIGALRM, partial(_too_long, timeout))
+
+
+def _too_long(limit: float | None, number: int, frame: object) -> NoReturn:
+    raise TimedOut(f"run took longer than {limit:g} seconds", hint="give it more with --timeout; the machine is gone")
 
 
 def _leave(number: int, frame: object) -> NoReturn:

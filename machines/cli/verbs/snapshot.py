@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import datetime
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import name as name_argument
 from machines.cli.output import note, show_rows
 from machines.cli.plans import show_plan
@@ -20,9 +19,9 @@ COLUMNS = ("machine", "name", "created", "note")
 
 
 def create(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine, running or not."),
-    snapshot: str = typer.Argument("", metavar="[SNAPSHOT]", help="What it is called; the time if left out."),
+    snapshot: str = words.Argument("", metavar="[SNAPSHOT]", help="What it is called; the time if left out."),
 ) -> None:
     """Keep how a machine's tree is now."""
     options = context.obj
@@ -34,6 +33,7 @@ def create(
             copies.take(name, snapshot, host, progress, dry_run=options.dry_run),
             timeout=options.timeout,
             what=f"snapshot {name}",
+            quick=True,
             afterwards=TAKEN_BACK,
         )
     finally:
@@ -44,8 +44,8 @@ def create(
 
 
 def ls(
-    context: typer.Context,
-    name: str = typer.Argument(None, metavar="[NAME]", help="Of this machine; of all if left out."),
+    context: words.Context,
+    name: str = words.Argument(None, metavar="[NAME]", help="Of this machine; of all if left out."),
 ) -> None:
     """List snapshots."""
     host = RealHost()
@@ -69,9 +69,9 @@ def ls(
 
 
 def rm(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine."),
-    snapshots: list[str] = typer.Argument(..., metavar="SNAPSHOT...", help="Those to remove."),
+    snapshots: list[str] = words.Argument(..., metavar="SNAPSHOT...", help="Those to remove."),
 ) -> None:
     """Remove snapshots."""
     options = context.obj
@@ -79,6 +79,7 @@ def rm(
         copies.drop(name, snapshots, RealHost(), Progress(options), dry_run=options.dry_run),
         timeout=options.timeout,
         what=f"snapshot rm {name}",
+        quick=True,
     )
     if options.dry_run:
         show_plan({name: plan}, options)
@@ -87,11 +88,11 @@ def rm(
 
 
 def diff(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine."),
-    before: str = typer.Argument(..., metavar="BEFORE", help="A snapshot."),
-    after: str = typer.Argument(None, metavar="[AFTER]", help="A later one; how it is now if left out."),
-    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
+    before: str = words.Argument(..., metavar="BEFORE", help="A snapshot."),
+    after: str = words.Argument(None, metavar="[AFTER]", help="A later one; how it is now if left out."),
+    detailed_exitcode: bool = words.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
 ) -> None:
     """Show what changed in a machine from one snapshot to another."""
     show_changes(context, name, before, after, detailed_exitcode=detailed_exitcode)

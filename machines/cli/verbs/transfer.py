@@ -17,6 +17,7 @@ from machines.cli.verbs.copies import TAKEN_BACK
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue
 from machines.operations import transfer
+from machines.operations.inspect import require
 
 
 def export(
@@ -31,10 +32,11 @@ def export(
         raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
     if file == "-" and sys.stdout.isatty():
         raise InvalidValue("an archive would garble the terminal", hint=f"machctl export {name} - >{name}.tar.zst")
+    host, progress = RealHost(), Progress(options)
     if options.dry_run:
+        require([name], host)
         note(f"would write {name} to {file}")
         return
-    host, progress = RealHost(), Progress(options)
     live = name in host.running()
     try:
         path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
@@ -60,6 +62,9 @@ def import_(
         "keep", "--identity", metavar="keep|new", help="Machine ID, host name and ssh host keys: the same, or new ones."
     ),
     form: str = typer.Option(None, "--format", metavar="tar|oci", help="What it is, if that cannot be told."),
+    trust: bool = typer.Option(
+        False, "--trust", help="Let it have the directories of this host that the archive says."
+    ),
     start: bool = typer.Option(False, "--start", help="Start it now."),
     wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
 ) -> None:
@@ -71,10 +76,10 @@ def import_(
         raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
     host, progress = RealHost(), Progress(options)
     try:
-        machine, plan = run(
+        machine, plan, left_out = run(
             transfer.bring(
                 os.path.abspath(os.path.expanduser(file)), name, host, progress,
-                forget=identity == "new", form=form, dry_run=options.dry_run,
+                forget=identity == "new", form=form, trust=trust, dry_run=options.dry_run,
             ),
             timeout=options.timeout,
             what=f"import {file}",
@@ -87,6 +92,8 @@ def import_(
         return
     if not options.quiet:
         note(f"imported {machine.name} from {file}" + ("" if start else f"; start it: machctl start {machine.name}"))
+        if left_out:
+            note(f"  without {', '.join(left_out)}" + "; --trust takes binds and autostart over" * (not trust))
         for other in transfer.same_identity(machine.name, host) if identity == "keep" else ():
             note(f"  it has the machine ID of {other}; with --identity new it would have its own")
     if start or wait:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from machines.errors import InvalidValue, MachctlError, NotFound
 from machines.host.archive.entries import CHUNK
 from machines.host.interfaces import Progress
+from machines.host.loop import looped
 
 if TYPE_CHECKING:
     import threading
@@ -33,6 +34,7 @@ async def fetch(url: str, target: Path, *, progress: Progress) -> str:
 
     if not url.startswith(_SCHEMES):
         raise InvalidValue(f"{url!r} cannot be fetched", hint=f"use one of {', '.join(_SCHEMES)}")
+    await looped()
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
     cancelled = threading.Event()

@@ -201,7 +201,10 @@ def _image(blobs: Blobs, wanted: str, descriptor: _Json) -> Image:
         path, name, size = _place(blobs, entry)
         kind = str(entry.get("mediaType"))
         if not _LAYERS.fullmatch(kind):
-            raise Unsupported(f"{blobs.name} has a layer of a type that is not known here: {shown(kind)}")
+            raise Unsupported(
+                f"{blobs.name} has a layer of a type that is not known here: {shown(kind)}",
+                hint="have it converted: skopeo copy --format oci",
+            )
         layers.append(Layer(path, name, size))
     total = sum(layer.size or 0 for layer in layers)
     return Image(blobs.name, digest, wanted, _config(config), tuple(layers), total, blobs)
@@ -314,7 +317,10 @@ def _those(entries: Sequence[_Json]) -> str:
 
 
 def _other_architecture(blobs: Blobs, wanted: str, found: Sequence[str] | Mapping[str, object]) -> Unsupported:
-    return Unsupported(f"{blobs.name} has no image for {wanted}, only for {', '.join(sorted(found))}")
+    return Unsupported(
+        f"{blobs.name} has no image for {wanted}, only for {', '.join(sorted(found))}",
+        hint="take one that was made for this host, or for several kinds",
+    )
 
 
 def _config(config: _Json) -> OciConfig:

@@ -107,7 +107,11 @@ class Pacstrap:
             # A comment by which to know the copies that pacstrap makes of it.
             conf.write_text(f"# {directory}\n{configuration(found, keyring=keyring)}")
             try:
-                status, tail = await follow(command(request, conf), PacmanProgress(), request, progress)
+                # libarchive refuses names beyond ASCII in a locale that is none of UTF-8.
+                locale = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+                status, tail = await follow(
+                    command(request, conf), PacmanProgress(), request, progress, env=locale
+                )  # fmt: skip
             finally:
                 remove_copies(f"# {directory}\n")
         if status != 0:

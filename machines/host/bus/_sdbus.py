@@ -34,11 +34,17 @@ def _load(name: str) -> Any:
         raise Unsupported("the Python library pystemd is not there", hint="apt install python3-pystemd")
     package = types.ModuleType("pystemd")
     package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["pystemd"] = package
+    # It prints messages for people, which nobody asks it to here, and dataclasses and inspect would come with that.
+    printing: Any = types.ModuleType("pprint")
+    printing.pformat = repr
+    stand_ins = {"pystemd": package, "pprint": printing}
+    stand_ins = {module: stand_in for module, stand_in in stand_ins.items() if module not in sys.modules}
+    sys.modules.update(stand_ins)
     try:
         return importlib.import_module(name)
     finally:
-        del sys.modules["pystemd"]
+        for module in stand_ins:
+            del sys.modules[module]
 
 
 class BusError(Exception):

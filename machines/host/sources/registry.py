@@ -6,6 +6,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from machines.errors import InvalidValue
+
 if TYPE_CHECKING:
     from machines.host.interfaces import SourceMaker
 
@@ -24,6 +26,8 @@ _MODULES = {
 
 def source_maker(kind: str) -> SourceMaker:
     """Give what makes trees of a kind of source (machines.model.source.Source)."""
+    if kind not in _MODULES:
+        raise InvalidValue(f"no image is made of a {kind}", hint="machctl clone copies machines")
     module = import_module(f"machines.host.sources.{_MODULES[kind]}")
     maker: SourceMaker = module.Maker()
     return maker

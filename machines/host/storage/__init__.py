@@ -21,6 +21,7 @@ _HOMES = {
     "place": "trees",
     "mount": "trees",
     "unmount": "trees",
+    "check_layer": "trees",
     "measure": "trees",
     "edit_layer": "trees",
     "edit_image": "trees",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from machines.errors import Conflict, MachctlError, NotFound
 from machines.host.storage import btrfs
 from machines.host.storage.places import LAYERS
+from machines.model.ids import first_of_range
 from machines.model.names import is_machine_name
 from machines.model.tree import Tree
 
@@ -43,8 +44,10 @@ def trees() -> dict[str, Tree]:
             continue
         if entry.is_dir():
             kind = _kind(entry, on_btrfs=on_btrfs)
-            if kind != "overlay" or not _is_emptied(entry.path):
+            if kind != "overlay":
                 found[entry.name] = Tree(entry.name, entry.path, kind)
+            elif not _is_emptied(entry):
+                found[entry.name] = _layered(entry)
         elif entry.name.endswith(".raw"):
             name = entry.name.removesuffix(".raw")
             found.setdefault(name, Tree(name, entry.path, "raw"))
@@ -57,11 +60,27 @@ def _kind(entry: os.DirEntry[str], *, on_btrfs: bool) -> str:
     return "overlay" if os.path.isdir(f"{LAYERS}/{entry.name}") else "directory"
 
 
-def _is_emptied(path: str) -> bool:
-    """Tell whether nothing is left in a tree that is mounted: machinectl remove cannot take the directory itself."""
+def _layered(entry: os.DirEntry[str]) -> Tree:
+    layer = f"{LAYERS}/{entry.name}"
     try:
-        with os.scandir(path) as entries:
-            return next(entries, None) is None and is_mounted(path)
+        base = os.path.basename(os.path.dirname(os.readlink(f"{layer}/base")))
+        uid = first_of_range(os.lstat(f"{layer}/upper").st_uid)
+    except OSError:
+        return Tree(entry.name, entry.path, "overlay")
+    return Tree(entry.name, entry.path, "overlay", base, uid)
+
+
+def _is_emptied(entry: os.DirEntry[str]) -> bool:
+    """Tell whether nothing is left in a tree that is mounted: machinectl remove cannot take the directory itself.
+
+    Over a base that somebody deleted nothing can be seen either, but the layer still has what it had.
+    """
+    try:
+        with os.scandir(entry.path) as entries:
+            if next(entries, None) is not None:
+                return False
+        with os.scandir(f"{LAYERS}/{entry.name}/lower") as entries:
+            return next(entries, None) is not None and is_mounted(entry.path)
     except OSError:
         return False
 
@@ -207,9 +226,12 @@ def _remove_directory(path: str, *, parent: int | None = None) -> None:
 
 
 def _refuse_mounts(path: str) -> None:
-    prefix = os.path.realpath(path) + "/"
+    path = os.path.realpath(path)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         points = [line.split()[4].encode().decode("unicode_escape") for line in file]
-    mounted = sorted(point for point in points if point.startswith(prefix))
+    mounted = sorted(point for point in points if point == path or point.startswith(f"{path}/"))
     if mounted:
-        raise Conflict(f"{mounted[0]} is mounted inside {path}", hint=f"umount it first: umount {mounted[0]}")
+        raise Conflict(
+            f"{mounted[0]} is mounted{f' inside {path}' if mounted[0] != path else ''}",
+            hint=f"umount it first: umount {mounted[0]}",
+        )

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from machines.errors import Conflict, NotFound
 from machines.host.files import write_file
 from machines.host.storage import btrfs, pool
-from machines.host.storage.places import LAYERS, SNAPSHOTS, STORE
+from machines.host.storage.places import BASES, LAYERS, SNAPSHOTS, STORE
 from machines.host.storage.store import base_path, bases, sync_file_system
-from machines.host.storage.trees import mount, unmount
+from machines.host.storage.trees import check_layer, mount, unmount
 from machines.model.snapshot import Origin, Snapshot
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NEW = ".new-"
 _OLD = ".old-"
 _RESTORED = "restored"
+
+_GONE = f"bring it back from a backup, into {BASES}"
 
 # linux/fs.h
 _AT_FDCWD = -100
@@ -91,6 +93,7 @@ async def take_snapshot(snapshot: Snapshot, origin: Origin, *, log: Path, progre
         os.rename(staged, target)
     except BaseException:
         remove_kept(staged)
+        _prune(os.path.dirname(staged))
         raise
 
 
@@ -103,10 +106,13 @@ async def copy_origin(origin: Origin, name: str, *, uid: int | None, log: Path, 
         from machines.host.storage import overlay
 
         assert uid is not None
+        base = bases().get(origin.base)
+        if base is None:
+            raise NotFound(f"base {origin.base} is gone, and nothing can be made of what lies over it", hint=_GONE)
         unmount(name)
         overlay.remove_layer(name)
         overlay.make_layer(name, uid)
-        os.symlink(base_path(bases()[origin.base]), f"{LAYERS}/{name}/base")
+        os.symlink(base_path(base), f"{LAYERS}/{name}/base")
         await _copy(origin, f"{LAYERS}/{name}/upper", uid, log, progress)
         return f"{LAYERS}/{name}/upper"
     pool.make_pool()
@@ -117,7 +123,9 @@ async def copy_origin(origin: Origin, name: str, *, uid: int | None, log: Path, 
 
 
 async def stage_restored(snapshot: Snapshot, name: str, *, log: Path, progress: Progress) -> None:
-    """Make a copy of a snapshot beside the tree of machine ``name``, to change places with it."""
+    """Make a copy of a snapshot beside the tree of machine ``name``, to change places with it. Raises NotFound."""
+    if snapshot.storage == "overlay":
+        check_layer(name)
     origin = origin_of_snapshot(snapshot)
     target = _restored(name, snapshot.storage)
     remove_kept(target)

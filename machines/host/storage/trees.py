@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machines.errors import Conflict
+from machines.errors import Conflict, NotFound
+from machines.host.files import read_text
 from machines.host.storage import pool
 from machines.host.storage.places import LAYERS
 from machines.host.storage.store import base_path, sync_file_system
@@ -88,15 +89,24 @@ def place(name: str, driver: str) -> None:
 
 
 def mount(name: str) -> None:
-    """Mount the tree of a machine that is a layer over a base, if it is not. Raises CommandFailed with systemd's words.
+    """Mount the tree of a machine that is a layer over a base, if it is not.
 
-    systemctl(1) waits for the job, which takes it a tenth of what importing an asynchronous bus would.
+    Raises NotFound without the base, CommandFailed with the words of mount(8) or systemd.
     """
     from machines.host.run import run
+    from machines.host.storage import overlay
 
     points = f"{LAYERS}/{name}/lower", f"{pool.POOL}/{name}"
     units = list(map(mount_unit, points))
     if pool.is_mounted(points[1]):
+        _require_base(name)
+        return
+    check_layer(name)
+    if not overlay.is_apart():
+        # systemd, which would take ten times as long, or a second where there has been much mounting, sees it happen.
+        for point in points:
+            if not pool.is_mounted(point):
+                run(_as_unit_says(point))
         return
     run(["systemctl", "start", units[1]])
     if not all(map(pool.is_mounted, points)):
@@ -104,6 +114,38 @@ def mount(name: str) -> None:
         # Once it has stopped them it has looked.
         run(["systemctl", "stop", *reversed(units)], check=False)
         run(["systemctl", "start", units[1]])
+
+
+def _as_unit_says(point: str) -> list[str]:
+    """Give the command that systemd runs for a .mount unit (systemd.mount(5)). Raises NotFound where there is none."""
+    path = f"/etc/systemd/system/{mount_unit(point)}"
+    values = dict(line.partition("=")[::2] for line in (read_text(path) or "").splitlines())
+    if "What" not in values:
+        raise NotFound(f"{point} cannot be mounted: there is no {path}", hint="machctl apply writes it")
+    return ["mount", "-t", values["Type"], "-o", values["Options"], "--", values["What"], point]
+
+
+def _require_base(name: str) -> None:
+    layer = f"{LAYERS}/{name}"
+    if os.path.isdir(f"{layer}/base"):
+        return
+    try:
+        base = os.readlink(f"{layer}/base")
+    except OSError:
+        base = f"{layer}/base"
+    raise NotFound(
+        f"the base of machine {name} is gone: there is no {base}",
+        hint=f"bring it back from a backup: {layer}/upper has what {name} wrote; or give up: machctl rm {name}",
+    )
+
+
+def check_layer(name: str) -> None:
+    """See to it that the layer of a machine that is not running has its base under it. Raises NotFound."""
+    _require_base(name)
+    layer = f"{LAYERS}/{name}"
+    if pool.is_mounted(f"{layer}/lower") and not os.listdir(f"{layer}/lower") and os.listdir(f"{layer}/base"):
+        # It was brought back; what is mounted is still the one that was deleted.
+        unmount(name)
 
 
 def unmount(name: str) -> None:
@@ -120,7 +162,10 @@ def unmount(name: str) -> None:
 
         # systemd sees that they are gone, as it does after umount(8); asking it to takes ten times as long.
         umount2 = ctypes.CDLL(None).umount2
-        points = [point for point in points if umount2(os.fsencode(point), _UMOUNT_NOFOLLOW) != 0]
+        for point in points:
+            while pool.is_mounted(point) and umount2(os.fsencode(point), _UMOUNT_NOFOLLOW) == 0:
+                pass
+        points = [point for point in points if pool.is_mounted(point)]
         if not points:
             return
     run(["systemctl", "stop", *map(mount_unit, points)], check=False)

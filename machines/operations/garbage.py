@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""gc: what killed runs left, and nothing that another machctl is working on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from machines.model.base import IMPORTED
+from machines.model.observed import Host as Observed
+from machines.operations.declared import declared_machines
+from machines.operations.execute import execute
+from machines.operations.fleet import is_somebodys, machine_lock
+from machines.operations.observe import observe
+from machines.operations.ready import check_ready
+from machines.operations.reporter import Reporter
+from machines.plan import steps
+from machines.plan.gc import plan_gc
+from machines.plan.rename import plan_unfinished
+from machines.plan.steps import Plan
+from machines.render import paths
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
+
+
+async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
+    """Remove what killed runs left, and nothing that another machctl is working on; give the plan."""
+    check_ready(host, verb="gc")
+    async with host.files.fleet_lock():
+        temporary = host.files.abandoned()
+        leftovers = host.pool.leftovers()
+        observed, declared, storage = observe(host), declared_machines(host), host.storage
+        kept = storage.layer_leftovers() | storage.snapshot_leftovers() | storage.restored_leftovers()
+        frozen = host.facts.frozen_machines()
+        known = {*leftovers.values(), *kept.values(), *frozen, *observed.records}
+        busy = frozenset(name for name in known if _is_busy(name, observed, host))
+        store = [path for path, name in kept.items() if name not in busy]
+        # A layer that no record and no tree leads to: nobody can ever mount it again.
+        lost = set(storage.layers()) - {*observed.records, *observed.trees, *declared}
+        store += [paths.layer(name) for name in sorted(lost) if not host.files.is_locked(machine_lock(name))]
+        store += [path for path, base in storage.base_leftovers().items() if not _being_made(base, host)]
+        store += [*host.files.abandoned_directories(), *storage.pool_leftovers()]
+        plan: Plan = [
+            steps.ThawMachine(reason="whoever held it still was killed", machine=name, unit=unit)
+            for name, unit in frozen.items()
+            if name not in busy
+        ]
+        plan += [
+            step
+            for name, record in observed.records.items()
+            if record.intent.startswith("rename ") and name not in busy
+            for step in plan_unfinished(record, observed, declared)
+        ]
+        plan += plan_gc(observed, declared, leftovers, busy=busy, temporary=temporary, store=store)
+        used = {record.base for record in observed.records.values()}
+        used |= {snapshot.base for taken in observed.snapshots.values() for snapshot in taken}
+        plan += [
+            steps.RemoveBase(reason="it was for one machine alone, which is gone", base=base.id)
+            for base in observed.bases.values()
+            if base.source.startswith(IMPORTED)
+            and base.id not in used
+            and not host.files.is_locked(machine_lock(base.source.removeprefix(IMPORTED)))
+        ]
+        if not dry_run:
+            await execute(plan, host, reporter=reporter)
+    return plan
+
+
+def _is_busy(name: str, observed: Observed, host: Host) -> bool:
+    """Tell whether a machctl is working on a machine, or waits for the command it has it for."""
+    return is_somebodys(name, observed, host) or host.files.is_locked(machine_lock(name))
+
+
+def _being_made(base: str, host: Host) -> bool:
+    return host.files.is_locked(f"base-{base.rsplit('-', 1)[0]}")
