@@ -99,6 +99,9 @@ class FakeGuests:
         return root + path in self.texts
 
     def read_file(self, root: str, path: str) -> str | None:
+        if root.endswith("/upper"):
+            # What is in a layer is seen in the tree it is mounted on.
+            root = paths.tree(root.split("/")[-2])
         return self.texts.get(root + path)
 
     def write_file(self, root: str, path: str, text: str, *, mode: int = 0o644) -> None:
@@ -229,6 +232,12 @@ class FakeStorage:
     def restored_leftovers(self) -> dict[str, str]:
         return {}
 
+    def mount(self, name: str) -> None:
+        self.mounted.add(name)
+
+    def check_layer(self, name: str) -> None:
+        assert name in self.layer_names
+
     def pool_leftovers(self) -> list[str]:
         return []
 
@@ -317,6 +326,7 @@ class FakeHost:
                 **dict.fromkeys(self.active, "active"),
             },
             needs_reload=lambda unit: False,
+            reset_failed=lambda unit: None,
             reload=lambda: self.call("reload systemd"),
             reload_networkd=lambda: self.call("reload networkd"),
             enable=lambda units: self.call(f"enable {units[0]}"),

@@ -33,13 +33,20 @@ echo '== nft'
 # networkd keeps a table of its own once a link with IPMasquerade= was there.
 nft list tables | grep -v ' io.systemd.nat$' | while read -r table; do nft list $table; done
 echo '== files'
-find /etc/systemd /etc/machctl /var/lib/machctl -printf '%M %u:%g %p -> %l\n' 2>/dev/null | sort -k 3
+store=/var/lib/machctl/store
+find /etc/systemd /etc/machctl /var/lib/machctl -path $store -prune -o -printf '%M %u:%g %p -> %l\n' 2>/dev/null |
+    sort -k 3
+# A base outlives its machines; what an interrupted run left of one does not, nor does a layer or a snapshot.
+find $store -mindepth 1 -maxdepth 2 ! -path '*/bases/[!.]*' ! -path $store/bases ! -path $store/layers \
+    ! -path $store/snapshots 2>/dev/null | sort
+find $store/layers $store/snapshots -mindepth 2 -maxdepth 2 -printf '%M %U:%G %p -> %l\n' 2>/dev/null | sort -k 3
 find /run/machctl -mindepth 1 2>/dev/null | sort
-find /run/systemd/nspawn -mindepth 2 2>/dev/null | sort
+find /run/systemd/nspawn -mindepth 2 2>/dev/null | sed 's/inode-.*/inode/' | sort
 find /var/lib/machines -maxdepth 1 ! -name '.kept-*' -printf '%M %u:%g %p\n' | sort -k 3
 find /var/log/journal -maxdepth 1 -type l -printf '%p -> %l\n' | sort
 echo '== content'
-find /etc/systemd /etc/machctl /var/lib/machctl -type f -exec sha256sum {} + 2>/dev/null | sort -k 2
+find /etc/systemd /etc/machctl /var/lib/machctl -path $store -prune -o -type f -exec sha256sum {} + 2>/dev/null |
+    sort -k 2
 echo '== mounts'
 findmnt --raw --noheadings --output TARGET | grep -vE '^/run/(user|credentials)' | sort
 echo '== units'
@@ -180,7 +187,38 @@ class Host:
         yield
         self.assert_same(before)
 
+    @contextlib.contextmanager
+    def only_debian(self) -> Iterator[Host]:
+        """Assert that it is in the end as it was, once all machines are removed but the main job's, which runs."""
+        with self.unchanged():
+            try:
+                yield self
+            finally:
+                names = self.machctl("list", "-o", "name").stdout.split()
+                others = [name for name in names if name != "debian"]
+                if others:
+                    self.machctl("rm", "--force", *others)
+                if self.state("debian") != "running":
+                    self.machctl("start", "debian", "--wait", "ip")
+
     # --- machines without a bootstrap ---
+
+    def copy(self, name: str, *flags: str) -> Done:
+        """Create a machine from the base that the main job's was made of."""
+        words = ("create", "debian", name, "--bridge", "br0", "--package", "nginx-light", *flags)
+        done = self.machctl(*words)
+        assert "bootstrap" not in done.stderr, done
+        return done
+
+    def inside(self, name: str, script: str, status: int | None = 0) -> str:
+        """Run a shell script in a machine; give what it printed."""
+        return self.machctl("exec", name, "--", "sh", "-c", script, status=status).stdout.strip()
+
+    def base_tree(self) -> str:
+        """Give the tree that the main job's machine was copied from."""
+        images = self.machctl("image", "ls", "--json").json()
+        (image,) = (row["id"] for row in images if row["source"] == "debian:trixie" and row["recipe"] == BASE_RECIPE)
+        return str(self.machctl("image", "show", image, "--json").json()["path"])
 
     def keep_tree(self, name: str) -> str:
         """Copy the tree of a stopped machine out of machined's sight; give where to."""
@@ -221,6 +259,7 @@ def until(look: Callable[[], T], good: Callable[[T], bool], *, limit: float = 30
 MAIN_JOB = (
     "create", "debian", "--bridge", "br0", "-p", "8080:80", "--package", "nginx-light", "--start", "--wait", "ip"
 )  # fmt: skip
+BASE_RECIPE = {"variant": "minbase", "packages": ["nginx-light"]}
 HOSTS = {
     "trixie": ("t-trixie", "--suite", "trixie", "--pool", "btrfs"),
     "static": ("t-static", "--suite", "trixie", "--pool", "ext4", "--networkd", "no"),

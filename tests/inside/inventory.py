@@ -108,7 +108,10 @@ def problems(before: Listing) -> list[str]:
     bridges = {bridge for record in records.values() for bridge in record["addresses"]}
     known = {"machine": set(rows), "bridge": bridges, "base": bases}
     now = listing()
-    found = [f"orphan: {path}" for path in sorted(now.paths - before.paths) if not _owned(path, OWNED, known)]
+    # Before anything mounts the layers that a kill has left unmounted.
+    plan = subprocess.run(["machctl", "plan", "--detailed-exitcode"], capture_output=True, text=True, check=False)
+    found = [f"plan after apply ended with {plan.returncode}: {plan.stdout}{plan.stderr}"] if plan.returncode else []
+    found += [f"orphan: {path}" for path in sorted(now.paths - before.paths) if not _owned(path, OWNED, known)]
     found += [f"orphan: unit {unit}" for unit in sorted(now.units - before.units) if not _owned(unit, UNITS, known)]
     found += [f"orphan: bridge {link}" for link in sorted(now.links - before.links - bridges)]
     points = {f"/var/lib/machines/{name}" for name in rows} | {f"{LAYERS}/{name}/lower" for name in rows}
@@ -130,9 +133,6 @@ def problems(before: Listing) -> list[str]:
             json.loads(Path(path).read_text())
             if not Path(path).with_name("tree").is_dir():
                 found.append(f"not whole: {path} has no tree")
-    plan = subprocess.run(["machctl", "plan", "--detailed-exitcode"], capture_output=True, text=True, check=False)
-    if plan.returncode:
-        found.append(f"plan after apply ended with {plan.returncode}: {plan.stdout}{plan.stderr}")
     return found
 
 
@@ -165,6 +165,8 @@ def _machine(name: str, row: dict[str, Any], record: dict[str, Any] | None) -> I
     elif record["storage"] == "overlay" and not (LAYERS / name / "base").is_dir():
         yield f"not whole: {name} has no base"
     tree = POOL / name
+    if (LAYERS / name).is_dir() and not tree.is_mount() and list(tree.iterdir()):
+        yield f"orphan: {list(tree.iterdir())} below the layer of {name}"
     if not tree.is_dir():
         yield f"not whole: {name} has no tree"
     elif not any((mounted(name) / path).read_text() for path in ("usr/lib/os-release",)):

@@ -18,6 +18,7 @@ from machines.model.machine import Publish
 from machines.model.observed import Link, Listener, Record
 from machines.model.tree import Tree
 from machines.operations import fleet
+from machines.operations.garbage import collect_garbage
 from machines.operations.observe import observe, read_records, write_record
 from machines.render import paths
 from samples import PAYLOAD, machine
@@ -79,7 +80,7 @@ def test_gc_takes_away_what_a_killed_create_left() -> None:
     create(host, web())
     del host.files.texts[own_file("web")]
     host.placed.clear()
-    asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=False))
+    asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
     assert host.files.texts == {}
     assert host.bridges == {}
 
@@ -88,7 +89,7 @@ def test_gc_leaves_a_machine_whose_declaration_was_deleted() -> None:
     host = FakeHost()
     create(host, web())
     del host.files.texts[own_file("web")]
-    asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=False))
+    asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
     assert "web" in host.placed
 
 

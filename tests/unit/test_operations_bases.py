@@ -21,6 +21,7 @@ from machines.model.machine import Publish
 from machines.model.source import parse_source
 from machines.operations import fleet
 from machines.operations.bases import known_base, make_base
+from machines.operations.garbage import collect_garbage
 from machines.operations.observe import observe, write_record
 from machines.operations.tree import make_tree
 from machines.plan import steps
@@ -311,7 +312,7 @@ def test_gc_removes_what_is_half_made_in_the_store_and_nothing_that_is_being_mad
     host.storage.stage_base("bbbbbbbbbbbb-1")
     host.storage.half_layers = {"/store/layers/.web.new": "web", "/store/layers/.db.new": "db"}
     host.files.held |= {"base-bbbbbbbbbbbb", "machine-db"}
-    plan = asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=False))
+    plan = asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
     assert {step.path.rsplit("/", 1)[1] for step in plan if isinstance(step, steps.RemoveLeftover)} == {
         ".new-aaaaaaaaaaaa-1",
         ".web.new",
@@ -328,9 +329,9 @@ def test_gc_removes_a_machine_whose_one_command_has_ended(intent: str, *, goes: 
     asyncio.run(fleet.create(web(), host, REPORTER, intent=intent))
     assert observe(host).records["web"].intent == intent
     host.files.alive.add("17.42")
-    assert asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=False)) == []
+    assert asyncio.run(collect_garbage(host, REPORTER, dry_run=False)) == []
     host.files.alive.clear()
-    asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=False))
+    asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
     assert ("web" not in host.placed) is goes
     assert nothing_left(host) is goes
 
@@ -341,10 +342,10 @@ def test_a_remove_that_was_killed_is_finished_by_gc_and_taken_back_by_apply() ->
     record = observe(host).records["web"]
     host.files.texts[paths.machine_record("web")] = write_record(dataclasses.replace(record, intent="remove"))
     # As long as it is declared it is a machine, and wanted.
-    assert asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=True)) == []
+    assert asyncio.run(collect_garbage(host, REPORTER, dry_run=True)) == []
     apply(host)
     assert observe(host).records["web"] == record
     host.files.texts[paths.machine_record("web")] = write_record(dataclasses.replace(record, intent="remove"))
     del host.files.texts[own_file("web")]
-    asyncio.run(fleet.collect_garbage(host, REPORTER, dry_run=False))
+    asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
     assert nothing_left(host)

@@ -63,10 +63,13 @@ def test_a_layer_that_was_emptied_is_no_tree(room: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(pool, "LAYERS", str(room / "layers"))
     for name in ("web", "db"):
         (room / name).mkdir()
-        (room / "layers" / name).mkdir(parents=True)
+        (room / "layers" / name / "lower/usr").mkdir(parents=True)
     # An empty directory is where a layer is about to be mounted; machinectl remove leaves a mount of nothing.
     monkeypatch.setattr(pool, "is_mounted", lambda path: path.endswith("web"))
     assert set(pool.trees()) == {"db", "layers"}
+    (room / "layers/web/lower/usr").rmdir()
+    assert "web" in pool.trees()
+    (room / "layers/web/lower/usr").mkdir()
     (room / "web/usr").mkdir()
     assert pool.trees()["web"].kind == "overlay"
 
