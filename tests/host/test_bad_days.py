@@ -102,18 +102,34 @@ def test_a_bad_value_is_refused(host: Host, flags: tuple[str, ...], says: str) -
     [
         ("debian:nosuch", "no suite 'nosuch'"),
         ("nosuch", "'nosuch' is not a source"),
-        ("arch", "not supported yet"),
-        ("ubuntu:noble", "not supported yet"),
-        ("image:base", "not supported yet"),
-        ("tar:/tmp/x.tar", "not supported yet"),
-        ("raw:/tmp/x.raw", "not supported yet"),
-        ("oci:x", "not supported yet"),
-        ("dir:/tmp", "not supported yet"),
+        ("arch:2026", "use arch"),
+        ("ubuntu:nosuch", "no suite 'nosuch'"),
+        ("fedora:last", "fedora:42"),
+        ("image:", "image:NAME"),
+        ("tar:", "not an absolute path"),
+        ("tar:http://127.0.0.1:9/x.tar", "--checksum"),
+        ("oci:-x", "registry"),
         ("", "source"),
     ],
 )
 def test_a_bad_source_is_refused(host: Host, source: str, says: str) -> None:
     host.machctl("create", source, "web", status=2).says(says)
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "says"),
+    [
+        ("image:base", 4, "machctl image ls"),
+        ("machine:nosuch", 4, "machctl list"),
+        ("tar:/tmp/x.tar", 4, "/tmp/x.tar"),
+        ("raw:/tmp/x.raw", 4, "/tmp/x.raw"),
+        ("oci:/tmp/x", 4, "/tmp/x"),
+        ("dir:/nosuch", 4, "/nosuch"),
+        ("dir:/tmp", 1, "neither etc nor usr"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(host: Host, source: str, status: int, says: str) -> None:
+    host.machctl("create", source, "web", status=status).says(says)
 
 
 def test_all_that_is_wrong_is_said_at_once(host: Host) -> None:
@@ -206,16 +222,18 @@ def test_a_disk_without_room_is_refused(host: Host) -> None:
 
 
 def test_a_disk_that_fills_up_meanwhile(host: Host) -> None:
+    # Where bases are made: a machine itself is a snapshot of one.
     script = """
-        mount -t tmpfs -o size=620M none /var/lib/machines
-        (until ls -A /var/lib/machines | grep -q .; do sleep 0.1; done; fallocate -l 560M /var/lib/machines/fill) &
+        store=/var/lib/machctl/store
+        mount -t tmpfs -o size=620M none $store
+        (until ls -A $store/bases 2>/dev/null | grep -q .; do sleep 0.1; done; fallocate -l 560M $store/fill) &
         machctl create debian web; status=$?
-        ls -A /var/lib/machines
+        find $store -mindepth 1 ! -name bases
         exit $status
     """
     done = host.run("unshare", "--mount", "sh", "-c", script, status=1)
     done.says("no space left", "/var/log/machctl/web.bootstrap.log")
-    assert done.stdout == "fill\n"
+    assert done.stdout == "/var/lib/machctl/store/fill\n"
 
 
 def test_a_mirror_that_cannot_be_reached(host: Host) -> None:
@@ -267,7 +285,7 @@ def test_a_mirror_that_is_not_what_it_should_be(
 def test_an_interrupted_create_is_taken_back(
     host: Host, number: signal.Signals, flags: tuple[str, ...], when: str
 ) -> None:
-    with host.background("machctl", "create", "debian", "web", "--bridge", "br7", *flags) as process:
+    with host.background("machctl", "create", "debian", "web", "--fresh", "--bridge", "br7", *flags) as process:
         read_until(process, when)
         began = time.monotonic()
         process.send_signal(number)
@@ -279,21 +297,21 @@ def test_an_interrupted_create_is_taken_back(
 
 
 def test_a_killed_create_is_cleaned_up_by_gc(host: Host) -> None:
-    with host.background("machctl", "create", "debian", "web", "--bridge", "br7") as process:
+    with host.background("machctl", "create", "debian", "web", "--fresh", "--bridge", "br7") as process:
         read_until(process, "extracting")
         host.sh("kill -KILL $(cat /run/machctl/machine-web.lock)")
         assert process.wait(timeout=20) == 128 + signal.SIGKILL
     assert until(lambda: host.sh("ps -eo args= | grep -c '[m]mdebstrap' || true"), lambda count: count == "0") == "0"
-    assert host.sh("ls -A /var/lib/machines | grep -c web") == "1"
+    assert host.sh("ls -A /var/lib/machctl/store/bases | grep -c '^.new-'") == "1"
     assert host.machctl("list", "-o", "name").stdout == "debian\n"
     dry = host.machctl("gc", "--dry-run").stdout
-    assert "/var/lib/machines/" in dry
+    assert "/var/lib/machctl/store/bases/.new-" in dry
     host.machctl("gc")
     assert host.machctl("gc").stderr == "nothing to do\n"
 
 
 def test_of_two_creates_of_one_name_one_wins(host: Host) -> None:
-    with host.background("machctl", "create", "debian", "web") as process:
+    with host.background("machctl", "create", "debian", "web", "--fresh") as process:
         read_until(process, "bootstrap debian:trixie")
         host.machctl("create", "debian", "web", status=5).says(
             "web", "another machctl", host.sh("cat /run/machctl/machine-web.lock")
