@@ -19,7 +19,7 @@ PLAIN = [
     "create debian",
     "create debian web2",
     "create debian web2 --memory 1G --cpus=1.5 -p 80:80 -p 81:81 --publish=82:82 --start",
-    "create -v /a:/b:ro --package a,b --package c debian:trixie -- web",
+    "create -v /a:/b:ro --package a,b --package c debian:trixie web",
     "create debian --hostname= --bridge -x",
     "create debian -",
     "clone web web2 --identity keep",
