@@ -19,6 +19,7 @@ from machines.render.paths import bootstrap_log
 if TYPE_CHECKING:
     from machines.host.interfaces import Host, Progress
 
+LOCK_DIRECTORY = "/run/machctl"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64"}
 
 
@@ -49,6 +50,7 @@ async def make_base(
     in it. Nothing is left where it fails. Raises what the source does.
     """
     began = time.time()
+    _remove_half_made(host)
     recipe = None if as_is else _recipe(machine, host)
     # What cannot be told apart is made anew each time, and nobody waits for another's.
     digest = _digest(recipe if recipe is not None else {"source": str(machine.source), "made": os.urandom(8).hex()})
@@ -72,6 +74,23 @@ async def make_base(
             if isinstance(error, OSError):
                 raise MachctlError(f"{machine.source}: {error.strerror}: {error.filename}", hint="df, dmesg") from error
             raise
+
+
+def _remove_half_made(host: Host) -> None:
+    """Remove what killed runs left of bases; nobody comes back to it, and it may be what there is no room for."""
+    for path, base in host.storage.base_leftovers().items():
+        if not is_being_made(base, host):
+            host.storage.remove_path(path)
+            host.files.remove_file(f"{LOCK_DIRECTORY}/{_lock(base)}.lock")
+
+
+def _lock(base: str) -> str:
+    return f"base-{base.rsplit('-', 1)[0]}"
+
+
+def is_being_made(base: str, host: Host) -> bool:
+    """Tell whether a machctl is making the base of that id right now."""
+    return host.files.is_locked(_lock(base))
 
 
 async def _fill(base: Base, staged: str, machine: Machine, host: Host, progress: Progress, *, as_is: bool) -> Base:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from machines.model.base import IMPORTED
 from machines.model.observed import Host as Observed
+from machines.operations.bases import is_being_made
 from machines.operations.declared import declared_machines
 from machines.operations.execute import execute
 from machines.operations.fleet import is_somebodys, machine_lock
@@ -38,7 +39,7 @@ async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> P
         # A layer that no record and no tree leads to: nobody can ever mount it again.
         lost = set(storage.layers()) - {*observed.records, *observed.trees, *declared}
         store += [paths.layer(name) for name in sorted(lost) if not host.files.is_locked(machine_lock(name))]
-        store += [path for path, base in storage.base_leftovers().items() if not _being_made(base, host)]
+        store += [path for path, base in storage.base_leftovers().items() if not is_being_made(base, host)]
         store += [*host.files.abandoned_directories(), *storage.pool_leftovers()]
         plan: Plan = [
             steps.ThawMachine(reason="whoever held it still was killed", machine=name, unit=unit)
@@ -69,7 +70,3 @@ async def collect_garbage(host: Host, reporter: Reporter, *, dry_run: bool) -> P
 def _is_busy(name: str, observed: Observed, host: Host) -> bool:
     """Tell whether a machctl is working on a machine, or waits for the command it has it for."""
     return is_somebodys(name, observed, host) or host.files.is_locked(machine_lock(name))
-
-
-def _being_made(base: str, host: Host) -> bool:
-    return host.files.is_locked(f"base-{base.rsplit('-', 1)[0]}")
