@@ -92,6 +92,10 @@ def remove_file(path: str) -> None:
             os.unlink(path)
     except FileNotFoundError:
         pass
+    except IsADirectoryError:
+        # Of a run that was killed before there was anything in it.
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
     except OSError as error:
         raise MachctlError(
             f"{path} cannot be removed: {error.strerror}", hint=_remedy(error, os.path.dirname(path))
@@ -110,6 +114,10 @@ def remove_file(path: str) -> None:
 def abandoned() -> list[str]:
     """Give the files that killed processes left: what write_file() was writing, and locks that nobody holds."""
     found = [path for path in glob.glob(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
+    for path in glob.glob("/etc/systemd/system/systemd-nspawn@*.service.d"):
+        name = os.path.basename(path).removeprefix("systemd-nspawn@").removesuffix(".service.d")
+        if not os.listdir(path) and not is_locked(f"machine-{name}"):
+            found.append(path)
     for directory in _WRITTEN:
         for path in glob.glob(f"{directory}/.#machctl-*"):
             pid = os.path.basename(path).split("-")[1]

@@ -81,7 +81,7 @@ async def clone(
                     or [*check_taken(name, observed, declared), *check_machine(wanted, observed, declared)]
                 )
                 copy = _copy(source, snapshot, observed, host, forget=forget)
-                plan = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy)
+                plan = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy, intent="new")
             if not dry_run:
                 await make_planned(wanted, plan, host, reporter)
     return plan, left_out

@@ -68,7 +68,7 @@ async def _make_pool(size: int, host: Host) -> None:
 
 def _do_at_once(step: Step, host: Host) -> None:
     match step:
-        case steps.Claim():
+        case steps.Claim() | steps.Keep():
             host.files.write_file(paths.machine_record(step.record.name), write_record(step.record))
         case steps.ClaimNetwork():
             host.files.write_file(paths.network_record(step.bridge), write_network(step.subnet))

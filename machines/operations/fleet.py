@@ -88,7 +88,9 @@ async def create(
         async with host.files.fleet_lock():
             observed = await _cleared(machine, host, reporter, dry_run=dry_run)
             raise_all(check_new(machine, observed, declared_machines(host), base))
-            made = plan_machine(machine, observed, declaration=write_machine(machine), base=base, intent=intent)
+            # What an archive was taken over as is nobody can make again.
+            said = "new" if archive else intent
+            made = plan_machine(machine, observed, declaration=write_machine(machine), base=base, intent=said)
             plan += made
             if dry_run:
                 return plan

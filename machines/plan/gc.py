@@ -30,7 +30,7 @@ def half_made(host: Host, declared: Mapping[str, Machine], *, busy: frozenset[st
         and not record.intent.startswith("rename")
         and (
             record.intent.startswith("throwaway")
-            or (name not in declared and (name not in host.trees or record.intent == "remove"))
+            or (name not in declared and (name not in host.trees or record.intent in {"remove", "new"}))
         )
     )
 

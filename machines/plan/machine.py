@@ -76,8 +76,12 @@ def plan_machine(
                 storage=placement.storage, uid=placement.uid, base=base.id if base else "",
             )
         )  # fmt: skip
+    declare: Plan = []
     if declaration is not None and host.files.get(machine.origin) != declaration:
-        plan.append(_write(machine.origin, declaration, host, machine=machine.name))
+        declare.append(_write(machine.origin, declaration, host, machine=machine.name))
+    # What is declared, apply makes of its source: a copy of something else has to be there before.
+    late = missing and intent == "new"
+    plan += [] if late else declare
     wanted = render_machine(machine, placement)
     for network in placement.networks.values():
         wanted |= render_bridge(network, networkd=host.networkd, dns=host.dns)
@@ -93,6 +97,9 @@ def plan_machine(
     plan += removals
     if missing:
         plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name, storage=placement.storage))
+    if late:
+        record = _record(machine, host, placement, from_base, "")
+        plan += [*declare, steps.Keep(reason="its tree is in its place", machine=machine.name, record=record)]
     # A machine that has used up all it may have could not take another file.
     plan += _disk(machine, host, missing=missing)
     if not missing and host.trees[machine.name].kind not in {"raw", "lost"}:
@@ -112,7 +119,6 @@ def _disk(machine: Machine, host: Host, *, missing: bool) -> Plan:
 
 def _claims(machine: Machine, host: Host, placement: Placement, base: str, intent: str) -> Plan:
     own = host.records.get(machine.name)
-    there = machine.name in host.trees
     plan: Plan = []
     for bridge, network in placement.networks.items():
         if bridge not in host.networks:
@@ -124,7 +130,17 @@ def _claims(machine: Machine, host: Host, placement: Placement, base: str, inten
                     subnet=str(network.subnet),
                 )
             )
-    record = Record(
+    record = _record(machine, host, placement, base, intent)
+    if own != record:
+        reason = DIFFERS if own else NEW
+        plan.append(steps.Claim(reason=reason, machine=machine.name, record=record))
+    return plan
+
+
+def _record(machine: Machine, host: Host, placement: Placement, base: str, intent: str) -> Record:
+    own = host.records.get(machine.name)
+    there = machine.name in host.trees
+    return Record(
         machine.name,
         dict(placement.addresses),
         ports=tuple(sorted(map(str, machine.publish))),
@@ -137,10 +153,6 @@ def _claims(machine: Machine, host: Host, placement: Placement, base: str, inten
         disk=machine.disk,
         intent=intent or (own.intent if own and own.intent.startswith("throwaway") else ""),
     )
-    if own != record:
-        reason = DIFFERS if own else NEW
-        plan.append(steps.Claim(reason=reason, machine=machine.name, record=record))
-    return plan
 
 
 def _made(machine: Machine, host: Host) -> dict[str, object]:

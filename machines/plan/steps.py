@@ -13,7 +13,12 @@ from machines.model.machine import Machine
 from machines.model.observed import Record
 from machines.model.snapshot import Origin, Snapshot
 
-_INTENTS = {"remove": "being removed", "rename": "being renamed", "throwaway": "to go when its command ends"}
+_INTENTS = {
+    "new": "being made",
+    "remove": "being removed",
+    "rename": "being renamed",
+    "throwaway": "to go when its command ends",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,16 @@ class Claim(Step):
         if self.record.intent:
             return f"record that machine {self.record.name} is {_INTENTS[self.record.intent.split()[0]]}"
         return f"record machine {self.record.name}" + (f" with address {addresses}" if addresses else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep(Step):
+    """Record that a machine is made, whose tree nobody could make again."""
+
+    record: Record
+
+    def __str__(self) -> str:
+        return f"record that machine {self.record.name} is made"
 
 
 @dataclass(frozen=True, kw_only=True)

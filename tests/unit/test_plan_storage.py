@@ -294,3 +294,14 @@ def test_image_of_a_raw_source_is_not_written_into() -> None:
         )
         == []
     )
+
+
+def test_what_nobody_could_make_again_is_declared_once_it_is_there() -> None:
+    plan = plan_machine(machine(), on("btrfs"), declaration="x", base=BASE, intent="new")
+    kinds = [type(step).__name__ for step in plan]
+    declared = next(index for index, step in enumerate(plan) if getattr(step, "text", "") == "x")
+    assert kinds.index("PlaceTree") < declared < kinds.index("Keep")
+    assert claimed(plan).intent == "new"
+    kept = plan[kinds.index("Keep")]
+    assert isinstance(kept, steps.Keep)
+    assert kept.record == dataclasses.replace(claimed(plan), intent="")
