@@ -88,14 +88,14 @@ def remove_file(path: str) -> None:
     try:
         if path.startswith(f"{LOCK_DIRECTORY}/") and path.endswith(".lock"):
             _remove_lock(path)
+        elif path.endswith(".service.d") and os.path.isdir(path):
+            # Of a run that was killed before there was anything in it; somebody may have put something there since.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
         else:
             os.unlink(path)
     except FileNotFoundError:
         pass
-    except IsADirectoryError:
-        # Of a run that was killed before there was anything in it.
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
     except OSError as error:
         raise MachctlError(
             f"{path} cannot be removed: {error.strerror}", hint=_remedy(error, os.path.dirname(path))
