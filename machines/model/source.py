@@ -140,6 +140,6 @@ def _registry(reference: str) -> str:
     if not _REGISTRY.fullmatch(reference):
         raise InvalidValue(
             f"{reference!r} is neither a path nor a reference of a registry",
-            hint="as in oci:/srv/images/web or oci:docker.io/library/nginx:1.27",
+            hint="as in oci:/srv/images/web or oci:registry.example/nginx:1.27",
         )
     return reference

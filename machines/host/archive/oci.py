@@ -94,7 +94,7 @@ async def pull(reference: str, directory: Path, *, log: Path, progress: Progress
     from machines.host.run import stream
 
     if not reference or reference.startswith("-") or any(not c.isprintable() or c.isspace() for c in reference):
-        raise InvalidValue(f"{reference!r} is no image", hint="write one as docker.io/library/debian:trixie")
+        raise InvalidValue(f"{reference!r} is no image", hint="write one as registry.example/debian:trixie")
     transports = (
         "docker://",
         "docker-archive:",
