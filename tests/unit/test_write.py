@@ -64,7 +64,7 @@ files = st.sampled_from(["tar", "raw"])
 sources = (
     st.builds(Source, files | st.sampled_from(["dir", "oci"]), paths)
     | st.builds(Source, st.just("image"), names)
-    | st.just(Source("oci", "docker.io/library/nginx:1.27"))
+    | st.just(Source("oci", "registry.example/nginx:1.27"))
 )
 
 

@@ -88,7 +88,7 @@ def unpack_image(
 async def pull(reference: str, directory: Path, *, log: Path, progress: Progress) -> None:
     """Copy an image from a registry, or by any other transport of skopeo's, into the OCI layout ``directory``.
 
-    ``reference`` is as podman has it (debian, quay.io/x/y:tag, x@sha256:...) or with a transport before it.
+    ``reference`` is as podman has it (debian, registry.example/x/y:tag, x@sha256:...) or with a transport before it.
     Raises Unsupported without skopeo, InvalidValue, NotFound, NotPermitted, CommandFailed with the log in the hint.
     """
     from machines.host.run import stream
