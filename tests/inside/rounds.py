@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from inventory import SNAPSHOTS, call, listing, machctl, mounted, problems
 
@@ -174,7 +175,7 @@ class Rounds:
         call("machctl", "apply")
         if again := machctl("gc"):
             self.wrong.append(f"gc had more to do: {again}")
-        self.wrong += [f"round {self.number}: {text}" for text in problems(self.before)]
+        self.wrong += [f"round {self.number}: {text}" for text in settled(self.before)]
         names = self._names()
         for operation, target in self.targets:
             row = self.rows[operation]
@@ -239,7 +240,15 @@ class Rounds:
             self.wrong.append(f"{sorted(missing)} did not start")
         call("machctl", "stop", *sample, "kr", "ks")
         self._clear(self._names())
-        self.wrong += [f"at the end: {text}" for text in problems(self.before)]
+        self.wrong += [f"at the end: {text}" for text in settled(self.before)]
+
+
+def settled(before: Any) -> list[str]:
+    """Give the problems there are once systemd has seen what is mounted: it looks once in a second at most."""
+    end = time.monotonic() + 5
+    while (found := problems(before)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
 
 
 def kill_session(session: int) -> None:
