@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from machines.errors import MachctlError, NotFound
 from machines.model.difference import Contents, File, Size
+from machines.model.ids import SIZE
 
 # The list of packages of a large desktop takes 10 MiB.
 DATABASE_MAX = 64 * 1024 * 1024
@@ -153,7 +154,7 @@ class _Reader:
         return text
 
     def _owner(self, number: int) -> int:
-        return number - self.shift if self.shift <= number < self.shift + 65536 else number
+        return number - self.shift if self.shift <= number < self.shift + SIZE else number
 
     def _packages(self) -> dict[str, str]:
         packages = _dpkg(self._database("var/lib/dpkg/status"))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 from machines.errors import Conflict, MachctlError, NotPermitted
 from machines.host.loop import looped
+from machines.model.names import machine_lock
 
 LOCK_DIRECTORY = "/run/machctl"
 
@@ -116,7 +117,7 @@ def abandoned() -> list[str]:
     found = [path for path in glob.glob(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
     for path in glob.glob("/etc/systemd/system/systemd-nspawn@*.service.d"):
         name = os.path.basename(path).removeprefix("systemd-nspawn@").removesuffix(".service.d")
-        if not os.listdir(path) and not is_locked(f"machine-{name}"):
+        if not os.listdir(path) and not is_locked(machine_lock(name)):
             found.append(path)
     for directory in _WRITTEN:
         for path in glob.glob(f"{directory}/.#machctl-*"):

@@ -12,6 +12,7 @@ import os
 import stat
 
 from machines.errors import MachctlError, NotFound
+from machines.host.openat import IN_ROOT, NO_MAGICLINKS, open_at
 from machines.host.removal import remove_directory
 
 READ_MAX = 1024 * 1024
@@ -20,44 +21,18 @@ READ_MAX = 1024 * 1024
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES}
 
-# asm-generic/unistd.h; the number is the same on every architecture.
-_SYS_OPENAT2 = 437
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_IN_ROOT = 0x10
-
-# EAGAIN of openat2(2): something was renamed or mounted anywhere on the host while ".." was looked up.
-_TRIES = 1000
-
 
 def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
     """Open ``path`` with ``root`` as "/" and give the file descriptor, which the caller closes.
 
     Raises OSError as open(2) does.
     """
-    import ctypes
-
-    if not flags & os.O_PATH:
-        flags |= os.O_NOCTTY
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # struct open_how: flags, mode, resolve
-        how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-        libc = ctypes.CDLL(None, use_errno=True)
-        code = errno.EAGAIN
-        for _ in range(_TRIES):
-            fd = libc.syscall(
-                ctypes.c_long(_SYS_OPENAT2),
-                ctypes.c_int(directory),
-                ctypes.c_char_p(os.fsencode(path)),
-                ctypes.byref(how),
-                ctypes.c_size_t(ctypes.sizeof(how)),
-            )
-            if fd >= 0:
-                return int(fd)
-            code = ctypes.get_errno()
-            if code != errno.EAGAIN:
-                break
-        raise OSError(code, os.strerror(code), f"{root}{path}")
+        return open_at(directory, path, flags, resolve=IN_ROOT | NO_MAGICLINKS)
+    except OSError as error:
+        error.filename = f"{root}{path}"
+        raise
     finally:
         os.close(directory)
 

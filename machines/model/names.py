@@ -59,6 +59,11 @@ def check_link_name(name: str, what: str = "bridge") -> str:
     return name
 
 
+def machine_lock(name: str) -> str:
+    """Give the name of the lock of one machine."""
+    return f"machine-{name}"
+
+
 def machine_unit(name: str) -> str:
     """Give the unit of a machine; a machine name needs no escaping in an instance name."""
     return f"systemd-nspawn@{name}.service"

@@ -11,14 +11,14 @@ from machines.declare.write import write_machine
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import check_new_name
+from machines.model.names import check_new_name, machine_lock
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.snapshot import Origin, Snapshot
 from machines.model.source import Source
 from machines.operations.declared import declared_machines, readable_machines
 from machines.operations.execute import execute
-from machines.operations.fleet import machine_lock, make_planned
+from machines.operations.fleet import make_planned
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from machines.errors import InvalidValue, NotRunning, Unsupported
 from machines.model.ids import first_of_range
-from machines.model.names import check_known_name
+from machines.model.names import check_known_name, machine_lock
 from machines.operations.inspect import require
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _root(name: str, host: Host, locks: contextlib.ExitStack) -> tuple[str, int]
     if running is not None:
         return f"/proc/{running.leader}/root", _first_id(running.leader, host)
     require([name], host)
-    locks.enter_context(host.files.lock(f"machine-{name}", what=f"machine {name}"))
+    locks.enter_context(host.files.lock(machine_lock(name), what=f"machine {name}"))
     tree = host.pool.trees().get(name)
     if tree is None:
         raise NotRunning(f"machine {name} does not run and has no tree", hint=f"machctl status {name}")

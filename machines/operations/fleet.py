@@ -15,7 +15,7 @@ from machines.errors import Conflict, MachctlError, NotFound, raise_all
 from machines.model.base import Base
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import machine_unit
+from machines.model.names import machine_lock, machine_unit
 from machines.model.observed import Host as Observed
 from machines.operations.bases import known_base, make_base
 from machines.operations.declared import declared_machines, readable_machines
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
 Plans = dict[str, Plan]
-
-
-def machine_lock(name: str) -> str:
-    """Give the name of the lock of one machine."""
-    return f"machine-{name}"
 
 
 async def create(

@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.model.base import IMPORTED
+from machines.model.names import machine_lock
 from machines.model.observed import Host as Observed
 from machines.operations.bases import is_being_made
 from machines.operations.declared import declared_machines
 from machines.operations.execute import execute
-from machines.operations.fleet import is_somebodys, machine_lock
+from machines.operations.fleet import is_somebodys
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter

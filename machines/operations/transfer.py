@@ -12,11 +12,11 @@ from machines.declare.write import write_machine
 from machines.errors import InvalidValue, MachctlError, NotFound, Unsupported, raise_all
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import check_new_name
+from machines.model.names import check_new_name, machine_lock
 from machines.model.source import Source
 from machines.operations.copies import tree_of
 from machines.operations.declared import readable_machines
-from machines.operations.fleet import create, machine_lock
+from machines.operations.fleet import create
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from machines.errors import Conflict
+from machines.model.ids import SIZE
 from machines.model.machine import Machine
 from machines.model.observed import Host
 
 # As nspawn's --private-users=pick has it (UIDS-GIDS.md of systemd): ranges of 65536 ids.
-FIRST, LAST, SIZE = 0x00080000, 0x6FFF0000, 0x10000
+FIRST, LAST = 0x00080000, 0x6FFF0000
 
 
 _STORAGES = {"subvolume": "btrfs", "overlay": "overlay", "lost": "overlay", "raw": "raw"}

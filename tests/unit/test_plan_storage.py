@@ -9,6 +9,7 @@ import pytest
 
 from machines.declare.write import write_machine
 from machines.errors import Conflict
+from machines.model.ids import SIZE
 from machines.model.machine import Machine, Publish
 from machines.model.names import mount_unit
 from machines.model.observed import Host, Record
@@ -18,7 +19,7 @@ from machines.plan import steps
 from machines.plan.claims import with_claims
 from machines.plan.machine import plan_machine, tree_note
 from machines.plan.place import place
-from machines.plan.storage import FIRST, LAST, SIZE, choose_uid, storage_of, uid_of
+from machines.plan.storage import FIRST, LAST, choose_uid, storage_of, uid_of
 from machines.render import paths
 from samples import BASE, PAYLOAD, TRIXIE, edited, empty_host, host_with, kinds, machine, shown
 

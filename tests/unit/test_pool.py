@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from machines.errors import Conflict, NotFound
-from machines.host.storage import pool, trees
+from machines.host.storage import places, pool, trees
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +182,7 @@ def test_tree_with_a_mount_in_it_stays(room: Path, monkeypatch: pytest.MonkeyPat
     def opened(path: str, *args: object, **kwargs: object) -> object:
         return real(fake if path == "/proc/self/mountinfo" else path, *args, **kwargs)
 
-    monkeypatch.setattr(pool, "open", opened, raising=False)
+    monkeypatch.setattr(places, "open", opened, raising=False)
     with pytest.raises(Conflict, match="is mounted inside") as caught:
         pool.remove(f"{room}/web")
     assert f"umount {room}/web/srv" in caught.value.hint

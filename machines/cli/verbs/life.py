@@ -12,6 +12,7 @@ from machines.cli.plans import show_plan
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue, MachctlError
 from machines.model.frozen import replace
+from machines.model.names import machine_lock
 from machines.operations import lifecycle
 from machines.operations.declared import readable_machines
 from machines.operations.inspect import expand, lost_bridges, require
@@ -76,7 +77,7 @@ def _dispatch(names: Sequence[str], host: RealHost) -> tuple[dict[str, str], dic
     for name in names:
         try:
             # Not while somebody puts another tree in the place of this one.
-            with host.files.lock(f"machine-{name}", what=f"machine {name}"):
+            with host.files.lock(machine_lock(name), what=f"machine {name}"):
                 jobs[name] = lifecycle.dispatch_start(name, host)
         except MachctlError as error:
             failed[name] = error

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound, NotPermitted
 from machines.host.archive.compress import create_archive, open_archive
 from machines.host.archive.entries import CAPABILITY, Counts, Entry, below, id_out
-from machines.host.archive.openat import IN_ROOT, NO_MAGICLINKS, open_at
 from machines.host.archive.tar import read_tar, write_tar
 from machines.host.archive.tree import read_tree, write_tree
 from machines.host.interfaces import Progress
+from machines.host.openat import IN_ROOT, NO_MAGICLINKS, open_at
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _LOOK = os.O_PATH | os.O_NOFOLLOW

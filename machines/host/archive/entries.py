@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from machines.errors import MachctlError
-
-IDS = 65536
-"""How many user and group ids a machine has of its own."""
+from machines.model.ids import SIZE
 
 NOBODY = 65534
 
@@ -117,12 +115,12 @@ def below(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
 
 def id_out(number: int, shift: int) -> int:
     """Give an id of a machine whose private ids begin at ``shift`` as the machine sees it."""
-    return number - shift if shift <= number < shift + IDS else NOBODY
+    return number - shift if shift <= number < shift + SIZE else NOBODY
 
 
 def id_in(number: int, shift: int) -> int:
     """Give the host's id for an id in a machine whose private ids begin at ``shift``."""
-    return shift + (number if number < IDS else NOBODY)
+    return shift + (number if number < SIZE else NOBODY)
 
 
 def xattr_out(name: str, value: bytes, shift: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from machines.errors import MachctlError, NotFound
 from machines.host.archive.entries import CHUNK, shown
-from machines.host.archive.openat import BENEATH, NO_MAGICLINKS, open_at
+from machines.host.openat import BENEATH, NO_MAGICLINKS, open_at
 
 
 class OciConfig(NamedTuple):

@@ -14,9 +14,9 @@ from functools import partial
 
 from machines.errors import MachctlError, NotPermitted
 from machines.host.archive.entries import CHUNK, Content, Counts, Entry, id_out, is_kept, xattr_out
-from machines.host.archive.openat import BENEATH, NO_MAGICLINKS, NO_SYMLINKS, NO_XDEV, open_at
 from machines.host.archive.writer import TreeWriter
 from machines.host.interfaces import Progress
+from machines.host.openat import BENEATH, NO_MAGICLINKS, NO_SYMLINKS, NO_XDEV, open_at
 
 _INSIDE = BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV
 # O_NONBLOCK: a fifo may have taken the place of a file.

@@ -24,8 +24,8 @@ from machines.host.archive.entries import (
     shown,
     xattr_in,
 )
-from machines.host.archive.openat import IN_ROOT, NO_MAGICLINKS, open_at
 from machines.host.interfaces import Progress
+from machines.host.openat import IN_ROOT, NO_MAGICLINKS, open_at
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound, NotPermitted
 from machines.host.storage import capabilities, places, pool
+from machines.model.ids import SIZE
 from machines.model.names import is_machine_name
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Progress
-
-IDS = 65536
-"""How many users and groups a machine has (PrivateUsers= in systemd.nspawn(5))."""
 
 OPTIONS = "index=off,metacopy=off,redirect_dir=on"
 """Mount options of every overlay of ours, for their defaults are the kernel build's.
@@ -122,7 +120,7 @@ async def copy_upper(
     if source_uid != target_uid:
         capabilities.require_idmap()
     # Whiteouts are the host root's own.
-    ids = f"X-mount.idmap=b:0:0:1 b:{source_uid}:{target_uid}:{IDS}" if source_uid != target_uid else ""
+    ids = f"X-mount.idmap=b:0:0:1 b:{source_uid}:{target_uid}:{SIZE}" if source_uid != target_uid else ""
     await copy_mounted(source_upper, target_upper, options=ids, reflink="auto", log=log, progress=progress, total=None)
 
 
@@ -147,7 +145,7 @@ def view(upper: str, base: str, uid: int) -> Iterator[str]:
     with ExitStack() as stack:
         # Each on top of the one before, so that no directory has to be made for them and be left behind.
         for argv in (
-            ["mount", "--bind", "-o", f"ro,X-mount.idmap=b:{uid}:0:{IDS}", "--", upper, upper],
+            ["mount", "--bind", "-o", f"ro,X-mount.idmap=b:{uid}:0:{SIZE}", "--", upper, upper],
             ["mount", "-t", "overlay", "-o", lowered, "machctl", upper],
         ):
             run(argv)

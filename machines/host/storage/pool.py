@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotFound
 from machines.host.storage import btrfs
-from machines.host.storage.places import LAYERS
+from machines.host.storage.places import LAYERS, mounts_below
 from machines.model.ids import first_of_range
 from machines.model.names import is_machine_name
 from machines.model.tree import Tree
@@ -226,12 +226,8 @@ def _remove_directory(path: str, *, parent: int | None = None) -> None:
 
 
 def _refuse_mounts(path: str) -> None:
-    path = os.path.realpath(path)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        points = [line.split()[4].encode().decode("unicode_escape") for line in file]
-    mounted = sorted(point for point in points if point == path or point.startswith(f"{path}/"))
-    if mounted:
+    if mounted := mounts_below(path):
         raise Conflict(
-            f"{mounted[0]} is mounted{f' inside {path}' if mounted[0] != path else ''}",
+            f"{mounted[0]} is mounted{f' inside {path}' if mounted[0] != os.path.realpath(path) else ''}",
             hint=f"umount it first: umount {mounted[0]}",
         )

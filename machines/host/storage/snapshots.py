@@ -89,7 +89,7 @@ async def take_snapshot(snapshot: Snapshot, origin: Origin, *, log: Path, progre
         del values["machine"], values["name"]
         write_file(f"{staged}/snapshot.json", json.dumps(values, indent=1) + "\n")
         if origin.storage != "btrfs":
-            _sync(staged)
+            sync_file_system(staged)
         os.rename(staged, target)
     except BaseException:
         remove_kept(staged)
@@ -131,7 +131,7 @@ async def stage_restored(snapshot: Snapshot, name: str, *, log: Path, progress: 
     remove_kept(target)
     await _copy(origin, target, origin.uid, log, progress)
     if snapshot.storage != "btrfs":
-        _sync(target)
+        sync_file_system(target)
 
 
 def exchange_restored(name: str, storage: str) -> None:
@@ -248,14 +248,6 @@ def _exchange(one: str, other: str) -> None:
     if done != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), other)
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        sync_file_system(fd)
-    finally:
-        os.close(fd)
 
 
 def _names(directory: str) -> list[str]:

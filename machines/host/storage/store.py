@@ -65,12 +65,8 @@ def finish_base(base: Base) -> None:
     elif btrfs.is_subvolume(f"{staged}/tree"):
         btrfs.set_read_only(f"{staged}/tree", on=True)
     write_file(f"{staged}/base.json", json.dumps(_written(base), indent=1) + "\n")
-    fd = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # One sync for all of it stands in for the fsync of every file that dpkg was told to leave out.
-        sync_file_system(fd)
-    finally:
-        os.close(fd)
+    # One sync for all of it stands in for the fsync of every file that dpkg was told to leave out.
+    sync_file_system(staged)
     os.rename(staged, f"{BASES}/{base.id}")
 
 
@@ -106,11 +102,15 @@ def remove_path(path: str) -> None:
         pool.remove_path(tree)
 
 
-def sync_file_system(fd: int) -> None:
-    """Write all of the file system that ``fd`` is on to its disk (syncfs(2))."""
+def sync_file_system(path: str) -> None:
+    """Write all of the file system that ``path`` is on to its disk (syncfs(2))."""
     import ctypes
 
-    ctypes.CDLL(None, use_errno=True).syncfs(fd)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        ctypes.CDLL(None, use_errno=True).syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def _written(base: Base) -> dict[str, object]:

@@ -15,6 +15,7 @@ from machines.host.storage import pool
 from machines.host.storage.places import LAYERS
 from machines.host.storage.store import base_path, sync_file_system
 from machines.model.base import Base
+from machines.model.ids import SIZE
 from machines.model.names import mount_unit
 
 if TYPE_CHECKING:
@@ -78,11 +79,7 @@ def place(name: str, driver: str) -> None:
     staged = f"{pool.staging_path(name)}{'.raw' if driver == 'raw' else ''}"
     if driver != "btrfs":
         # A snapshot is on disk as far as what it was taken of is.
-        fd = os.open(staged, os.O_RDONLY)
-        try:
-            sync_file_system(fd)
-        finally:
-            os.close(fd)
+        sync_file_system(staged)
     if os.path.lexists(target):
         raise Conflict(f"{target} has appeared in the meantime", hint="choose another name, or remove it")
     os.rename(staged, target)
@@ -188,7 +185,7 @@ def edit_layer(name: str, uid: int) -> Iterator[str]:
     overlay.own_namespace()
     with contextlib.ExitStack() as stack:
         for argv in (
-            ["mount", "--bind", "-o", f"ro,X-mount.idmap=b:0:{uid}:{overlay.IDS}", f"{layer}/base", f"{layer}/lower"],
+            ["mount", "--bind", "-o", f"ro,X-mount.idmap=b:0:{uid}:{SIZE}", f"{layer}/base", f"{layer}/lower"],
             [
                 "mount", "-t", "overlay", "-o",
                 f"lowerdir={layer}/lower,upperdir={layer}/upper,workdir={layer}/work,{overlay.OPTIONS}",

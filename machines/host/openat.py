@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +16,9 @@ IN_ROOT = 0x10
 
 # asm-generic/unistd.h; the number is the same on every architecture.
 _SYS_OPENAT2 = 437
+
+# EAGAIN of openat2(2): something was renamed or mounted anywhere on the host while ".." was looked up.
+_TRIES = 1000
 
 
 @cache
@@ -44,7 +48,11 @@ def open_at(directory: int, path: str, flags: int, *, resolve: int, mode: int = 
     """
     if not flags & os.O_PATH:
         flags |= os.O_NOCTTY
-    fd = _openat2()(directory, os.fsencode(path), flags | os.O_CLOEXEC, mode, resolve)
+    fd = -errno.EAGAIN
+    for _ in range(_TRIES):
+        fd = _openat2()(directory, os.fsencode(path), flags | os.O_CLOEXEC, mode, resolve)
+        if fd != -errno.EAGAIN:
+            break
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd), path)
     return fd
