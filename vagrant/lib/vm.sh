@@ -52,7 +52,7 @@ Host $name
     ControlPath $dir/ssh.sock
     ConnectTimeout 20
     ServerAliveInterval 10
-    ServerAliveCountMax 3
+    ServerAliveCountMax 18
 EOT
 }
 
