@@ -11,6 +11,7 @@ from machines.errors import NotFound, raise_all
 from machines.model.frozen import dataclass
 from machines.model.names import bridge_unit, check_known_name, machine_unit
 from machines.operations.declared import readable_machines
+from machines.render import paths
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -125,6 +126,9 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
         active = units.get(unit, "")
         state = _STATES.get(active, "running" if entry else "stopped")
         release = host.os_release(leader=entry.leader if entry else None, tree=tree.path if tree else None)
+        if tree and tree.kind == "overlay" and not release:
+            # It is not mounted: what it is over is what it was made of.
+            release = host.os_release(leader=None, tree=f"{paths.layer(name)}/base")
         found.append(
             MachineStatus(
                 name=name,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, NotFound
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _UMOUNT_NOFOLLOW = 8
 
 
-async def copy_base(base: Base, name: str, *, driver: str, uid: int | None, log: Path, progress: Progress) -> str:
+async def copy_base(base: Base, name: str, *, driver: str, uid: int | None, log: str, progress: Progress) -> str:
     """Make the tree of machine ``name`` of a base, beside its place, and give where files of its own go in.
 
     Of a layer that is its upper directory. Raises MachctlError; what is half made then is for the caller to remove.
@@ -65,14 +64,16 @@ async def copy_base(base: Base, name: str, *, driver: str, uid: int | None, log:
 
 
 def place(name: str, driver: str) -> None:
-    """Put the finished tree of machine ``name`` into its place. Raises Conflict if that is taken."""
+    """Put the finished tree of machine ``name`` into its place. Raises Conflict if that is taken.
+
+    A layer is mounted there when somebody needs it: by systemd when the machine starts, or by mount().
+    """
     target = f"{pool.POOL}/{name}"
     if driver == "overlay":
         if os.path.lexists(target) and os.listdir(target):
             raise Conflict(f"{target} has appeared in the meantime", hint="choose another name, or remove it")
         pool.make_pool()
         os.makedirs(target, mode=0o755, exist_ok=True)
-        mount(name)
         return
     if driver == "raw":
         target += ".raw"
