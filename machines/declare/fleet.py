@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from machines.declare import values
 from machines.declare.reader import Table
+from machines.declare.toml import parse_toml
 from machines.errors import InvalidFile, InvalidValue, MachctlError
 from machines.model.base import STALE_AFTER_DAYS
 from machines.model.machine import DEFAULT_BRIDGE, Machine
@@ -30,11 +31,9 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
     machines: dict[str, Machine] = {}
     errors: list[MachctlError] = []
     for file in sorted(files):
-        import tomllib
-
         try:
-            content = tomllib.loads(files[file])
-        except tomllib.TOMLDecodeError as error:
+            content = parse_toml(files[file])
+        except ValueError as error:
             errors.append(InvalidFile(f"{file}: {error}", hint="the file has to be TOML: https://toml.io"))
             continue
         top = Table(content, file=file, path="", errors=errors)
@@ -52,15 +51,13 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
 
 def parse_stale_after(files: Mapping[str, str]) -> float:
     """Give how many days old an image may be before it is stale: ``stale-after`` of [images], the last file's."""
-    import tomllib
-
     days = STALE_AFTER_DAYS
     for file in sorted(files):
         if "stale-after" not in files[file]:
             continue
         try:
-            content = tomllib.loads(files[file])
-        except tomllib.TOMLDecodeError:
+            content = parse_toml(files[file])
+        except ValueError:
             # Whoever reads the machines in it says so.
             continue
         days = _stale_after(Table(content, file=file, path="", errors=[])) or days
