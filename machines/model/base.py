@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from machines.model.frozen import NamedTuple
 
 STALE_AFTER_DAYS = 30.0
 
@@ -26,8 +27,8 @@ class Payload(NamedTuple):
 class Base(NamedTuple):
     """A base of the store.
 
-    ``id`` is unique, ``digest`` the same for all that were shaped by the same values, of which ``recipe`` has the
-    readable ones. ``created`` in seconds since the epoch, ``size`` in bytes, ``kind`` tree or raw.
+    ``id`` is unique, ``digest`` the same for all of one ``shape``: all values that shaped it, of which ``recipe`` has
+    those that somebody declared. ``created`` in seconds since the epoch, ``size`` in bytes, ``kind`` tree or raw.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Base(NamedTuple):
     size: int = 0
     files: int = 0
     recipe: Mapping[str, object] = {}
+    shape: Mapping[str, object] = {}
     payload: Payload | None = None
 
     @property
@@ -48,9 +50,10 @@ class Base(NamedTuple):
         return self.name or self.id
 
 
-def newest(bases: Mapping[str, Base], digest: str) -> Base | None:
-    """Give the newest base of that digest."""
-    return max((base for base in bases.values() if base.digest == digest), key=lambda base: base.created, default=None)
+def newest(bases: Mapping[str, Base], shape: Mapping[str, object]) -> Base | None:
+    """Give the newest base of that shape."""
+    alike = (base for base in bases.values() if base.shape == shape)
+    return max(alike, key=lambda base: base.created, default=None)
 
 
 def find_base(bases: Mapping[str, Base], name: str) -> Base | None:

@@ -12,3 +12,10 @@ def first_of_range(owner: int) -> int:
     The owner itself will not do: the machine's root may give its root directory to anybody.
     """
     return owner & ~(SIZE - 1)
+
+
+def spread(name: str) -> int:
+    """Give a number of 32 bits that is the same for the same name, and another one for most others."""
+    import zlib
+
+    return zlib.crc32(name.encode())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from machines.errors import InvalidValue
+from machines.model.ids import spread
 
 HOST_NAME_MAX = 64
 IFNAMSIZ = 15
@@ -90,12 +91,10 @@ def mount_unit(path: str) -> str:
 
 def extra_link(name: str, index: int) -> str:
     """Give the host's end of a machine's veth number ``index`` (1 and up), which VirtualEthernetExtra= lets us name."""
-    import hashlib
-
     plain = f"vb{index}-{name}"
     if len(plain) <= IFNAMSIZ:
         return plain
-    return f"vb{index}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"vb{index}-{spread(name):08x}"
 
 
 def _shown(name: str) -> str:

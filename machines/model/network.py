@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from machines.errors import Conflict
 from machines.model.frozen import dataclass
+from machines.model.ids import spread
 
 # A machine's address is fixed and comes from the lower half; networkd's DHCP server hands out the upper one to
 # machines that others attach to the bridge.
@@ -38,10 +39,8 @@ def choose_subnet(bridge: str, taken: Iterable[ipaddress.IPv4Network]) -> ipaddr
 
     Raises Conflict when none is left.
     """
-    import hashlib
-
     used = list(taken)
-    start = int.from_bytes(hashlib.sha256(bridge.encode()).digest()[:2], "big") % 16384
+    start = spread(bridge) % 16384
     for step in range(16384):
         number = (start + step) % 16384
         subnet = ipaddress.IPv4Network((0x0A400000 + (number << 8), 24))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError, NotFound
@@ -31,8 +30,8 @@ def known_base(machine: Machine, host: Host) -> Base | None:
     bases = host.storage.bases()
     if machine.source.kind == "image" and (named := find_base(bases, machine.source.reference)):
         return named
-    recipe = _recipe(machine, host)
-    return newest(bases, _digest(recipe)) if recipe is not None else None
+    shape = _shape(machine, host)
+    return newest(bases, shape) if shape is not None else None
 
 
 async def make_base(
@@ -51,11 +50,11 @@ async def make_base(
     """
     began = time.time()
     _remove_half_made(host)
-    recipe = None if as_is else _recipe(machine, host)
     # What cannot be told apart is made anew each time, and nobody waits for another's.
-    digest = _digest(recipe if recipe is not None else {"source": str(machine.source), "made": os.urandom(8).hex()})
+    shape = (None if as_is else _shape(machine, host)) or {"source": str(machine.source), "made": os.urandom(8).hex()}
+    digest = _digest(shape)
     async with host.files.wait_lock(f"base-{digest[:12]}"):
-        there = newest(host.storage.bases(), digest)
+        there = newest(host.storage.bases(), shape)
         if there and (not fresh or there.created > began):
             if name and there.name != name:
                 host.storage.rename_base(there, name)
@@ -66,9 +65,8 @@ async def make_base(
         staged = host.storage.stage_base(base_id)
         source = f"{IMPORTED}{machine.name}" if as_is else str(machine.source)
         try:
-            return await _fill(
-                Base(base_id, digest, source, 0, name=name), staged, machine, host, progress, as_is=as_is
-            )
+            begun = Base(base_id, digest, source, 0, name=name, recipe=_values(machine), shape=shape)
+            return await _fill(begun, staged, machine, host, progress, as_is=as_is)
         except BaseException as error:
             host.storage.remove_path(staged)
             if isinstance(error, OSError):
@@ -94,39 +92,42 @@ def is_being_made(base: str, host: Host) -> bool:
 
 
 async def _fill(base: Base, staged: str, machine: Machine, host: Host, progress: Progress, *, as_is: bool) -> Base:
-    tree = Path(staged) / "tree"
-    Path(bootstrap_log(machine.name)).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    request = _request(machine, target=tree, scratch=Path(staged))
+    tree = f"{staged}/tree"
+    os.makedirs(os.path.dirname(bootstrap_log(machine.name)), mode=0o755, exist_ok=True)
+    request = _request(machine, target=tree, scratch=staged)
     payload = await host.source(machine.source.kind).make(request, progress)
     raw = os.path.exists(f"{staged}/disk.raw")
     progress("keeping it", 0, None)
     if not raw and not as_is:
-        prepare(str(tree), machine.source, host, init=payload is None)
-    release = {} if raw else host.os_release(leader=None, tree=str(tree))
+        prepare(tree, machine.source, host, init=payload is None)
+    release = {} if raw else host.os_release(leader=None, tree=tree)
     for entry in os.listdir(staged):
         if entry not in {"tree", "disk.raw"}:
             host.storage.remove_path(f"{staged}/{entry}")
-    size, files = host.storage.measure(f"{staged}/disk.raw" if raw else str(tree))
+    size, files = host.storage.measure(f"{staged}/disk.raw" if raw else tree)
     made = base._replace(
         created=time.time(),
         kind="raw" if raw else "tree",
         os=" ".join(part for part in (release.get("ID"), release.get("VERSION_ID")) if part),
         size=size,
         files=files,
-        recipe=_values(machine),
         payload=payload,
     )
     host.storage.finish_base(made)
     return made
 
 
-def _recipe(machine: Machine, host: Host) -> dict[str, object] | None:
-    """Give everything that shapes the tree of ``machine``, None where that cannot be told."""
-    request = _request(machine, target=Path("/nonexistent"), scratch=Path("/nonexistent"))
+def _shape(machine: Machine, host: Host) -> dict[str, object] | None:
+    """Give everything that shapes the tree of ``machine`` as it is once written in JSON, None where nobody can tell."""
+    import json
+
+    request = _request(machine, target="/nonexistent", scratch="/nonexistent")
     identity = host.source(machine.source.kind).identity(request)
     if identity is None:
         return None
-    return {"source": str(machine.source), "architecture": request.architecture, **_values(machine), **identity}
+    shape = {"source": str(machine.source), "architecture": request.architecture, **_values(machine), **identity}
+    written: dict[str, object] = json.loads(json.dumps(shape))
+    return written
 
 
 def _values(machine: Machine) -> dict[str, object]:
@@ -149,16 +150,17 @@ def _keyring_digest(path: str) -> str:
     import hashlib
 
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
         raise NotFound(f"keyring {path} cannot be read: {error.strerror}", hint="give the file with the keys") from None
 
 
-def _digest(recipe: dict[str, object]) -> str:
+def _digest(shape: dict[str, object]) -> str:
     import hashlib
     import json
 
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
 
 def _free_id(digest: str, host: Host) -> str:
@@ -169,19 +171,19 @@ def _free_id(digest: str, host: Host) -> str:
     return next(f"{digest[:12]}-{number}" for number in range(1, 1 << 30) if f"{digest[:12]}-{number}" not in taken)
 
 
-def _request(machine: Machine, *, target: Path, scratch: Path) -> SourceRequest:
+def _request(machine: Machine, *, target: str, scratch: str) -> SourceRequest:
     return SourceRequest(
         source=machine.source,
         target=target,
         scratch=scratch,
-        log=Path(bootstrap_log(machine.name)),
+        log=bootstrap_log(machine.name),
         architecture=_ARCHITECTURES.get(os.uname().machine, os.uname().machine),
         packages=machine.packages,
         ssh=bool(machine.ssh_keys),
         variant=machine.variant,
         bootstrapper=machine.bootstrapper,
         mirror=machine.mirror,
-        keyring=Path(machine.keyring) if machine.keyring else None,
+        keyring=machine.keyring,
         checksum=machine.checksum,
         insecure=machine.insecure,
     )

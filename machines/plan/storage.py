@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from machines.errors import Conflict
-from machines.model.ids import SIZE
+from machines.model.ids import SIZE, spread
 from machines.model.machine import Machine
 from machines.model.observed import Host
 
@@ -45,11 +45,9 @@ def choose_uid(name: str, taken: Iterable[int]) -> int:
 
     Raises Conflict when none is left.
     """
-    import hashlib
-
     used = set(taken)
     count = (LAST - FIRST) // SIZE + 1
-    start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % count
+    start = spread(name) % count
     for step in range(count):
         uid = FIRST + (start + step) % count * SIZE
         if uid not in used:
