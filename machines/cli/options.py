@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from machines.errors import InvalidValue
+from machines.model.frozen import NamedTuple
 
 FORMATS = ("table", "wide", "json", "yaml", "csv", "name")
 _FLAGS = {"--json", "--quiet", "-q", "--verbose", "--dry-run", "--yes", "-y", "--no-legend", "--debug"}

@@ -6,7 +6,9 @@ Words that are plain are read by what is declared (quick.py); for all else, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from machines.model.frozen import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import ipaddress
 import os
 from collections.abc import Iterable
 
 from machines.host.files import read_text
 from machines.host.guest import read_file
+from machines.host.matching import matching
 from machines.host.storage.pool import filesystem_of
 from machines.model.limits import Limits
 from machines.model.observed import Link, Listener
@@ -39,7 +39,7 @@ def machined_state() -> str:
 def links() -> dict[str, Link]:
     """Give the links of this network namespace by name (sysfs, Documentation/ABI/testing/sysfs-class-net)."""
     found = {}
-    for path in glob.glob("/sys/class/net/*"):
+    for path in matching("/sys/class/net/*"):
         name = os.path.basename(path)
         kind = ""
         for line in (read_text(f"{path}/uevent") or "").splitlines():
@@ -129,7 +129,7 @@ def enabled_machines() -> dict[str, bool]:
     """Give the machines that start at boot: what machines.target wants (systemd.special(7))."""
     prefix = "systemd-nspawn@"
     pattern = f"/etc/systemd/system/machines.target.wants/{prefix}*.service"
-    names = (os.path.basename(path) for path in glob.glob(pattern))
+    names = (os.path.basename(path) for path in matching(pattern))
     return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
 
 
@@ -143,7 +143,7 @@ def limits(unit: str) -> Limits | None:
 def frozen_machines() -> dict[str, str]:
     """Give the machines that are held still, name to unit (cgroup.freeze in cgroups(7))."""
     found = {}
-    for path in glob.glob("/sys/fs/cgroup/machine.slice/systemd-nspawn@*.service/cgroup.freeze"):
+    for path in matching("/sys/fs/cgroup/machine.slice/systemd-nspawn@*.service/cgroup.freeze"):
         if (read_text(path) or "").strip() == "1":
             unit = path.split("/")[-2]
             found[unit.removeprefix("systemd-nspawn@").removesuffix(".service")] = unit

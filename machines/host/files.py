@@ -6,12 +6,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from machines.errors import Conflict, MachctlError, NotPermitted
 from machines.host.loop import looped
+from machines.host.matching import matching
 from machines.model.names import machine_lock
 
 LOCK_DIRECTORY = "/run/machctl"
@@ -44,7 +44,7 @@ def read_files(patterns: Iterable[str]) -> dict[str, str]:
     """Give the text of every readable regular file that matches one of the glob ``patterns``, by path."""
     found = {}
     for pattern in patterns:
-        for path in sorted(glob.glob(pattern)):
+        for path in matching(pattern):
             text = read_text(path)
             if text is not None:
                 found[path] = text
@@ -114,13 +114,13 @@ def remove_file(path: str) -> None:
 
 def abandoned() -> list[str]:
     """Give the files that killed processes left: what write_file() was writing, and locks that nobody holds."""
-    found = [path for path in glob.glob(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
-    for path in glob.glob("/etc/systemd/system/systemd-nspawn@*.service.d"):
+    found = [path for path in matching(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
+    for path in matching("/etc/systemd/system/systemd-nspawn@*.service.d"):
         name = os.path.basename(path).removeprefix("systemd-nspawn@").removesuffix(".service.d")
         if not os.listdir(path) and not is_locked(machine_lock(name)):
             found.append(path)
     for directory in _WRITTEN:
-        for path in glob.glob(f"{directory}/.#machctl-*"):
+        for path in matching(f"{directory}/.#machctl-*"):
             pid = os.path.basename(path).split("-")[1]
             if not os.path.exists(f"/proc/{pid}"):
                 found.append(path)
@@ -130,10 +130,10 @@ def abandoned() -> list[str]:
 def abandoned_directories() -> list[str]:
     """Give the directories that killed processes were bootstrapping with (machines.host.bootstrap.scratch)."""
     found = []
-    for path in glob.glob(f"{LOCK_DIRECTORY}/*-*-*/"):
-        pid = os.path.basename(path[:-1]).split("-")[1]
-        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-            found.append(path[:-1])
+    for path in matching(f"{LOCK_DIRECTORY}/*"):
+        words = os.path.basename(path).split("-")
+        if len(words) > 2 and words[1].isdigit() and os.path.isdir(path) and not os.path.exists(f"/proc/{words[1]}"):
+            found.append(path)
     return sorted(found)
 
 

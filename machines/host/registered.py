@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
 
 from machines.host.guest import read_file, read_plain_file
+from machines.model.frozen import NamedTuple
 
 MACHINES = "/run/systemd/machines"
 

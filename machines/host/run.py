@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from machines.errors import CommandFailed, MachctlError, TimedOut, Unsupported
+from machines.host.files import read_text
 from machines.host.loop import looped
 from machines.model.frozen import dataclass
 
@@ -89,6 +88,13 @@ def environment(extra: Mapping[str, str] | None = None, *, locale: str = "C.UTF-
     }
 
 
+def shell_words(argv: Sequence[str]) -> str:
+    """Give a command as one would type it."""
+    import shlex
+
+    return shlex.join(argv)
+
+
 def which(tool: str) -> str | None:
     """Give the path of ``tool`` on the fixed PATH, or None where the host does not have it."""
     for directory in PATH.split(":"):
@@ -135,7 +141,7 @@ def failed(argv: Sequence[str], returncode: int, stderr: str) -> CommandFailed:
     """Give the error of a child that failed: its last line as the message, the command as the hint."""
     message = f"{os.path.basename(argv[0])} {ending(returncode)}"
     said = telling_line(stderr)
-    hint = f"the command was: {shlex.join(argv)}"
+    hint = f"the command was: {shell_words(argv)}"
     return CommandFailed(f"{message}: {said}" if said else message, hint=hint)
 
 
@@ -173,7 +179,7 @@ def run(
     except subprocess.TimeoutExpired as exc:
         raise TimedOut(
             f"{os.path.basename(argv[0])} did not end within {timeout:g} s",
-            hint=f"the command was: {shlex.join(argv)}",
+            hint=f"the command was: {shell_words(argv)}",
         ) from exc
     if check and done.returncode != 0:
         raise failed(argv, done.returncode, done.stderr)
@@ -290,7 +296,7 @@ async def stream(
     argv: Sequence[str],
     *,
     on_line: Callable[[str], None],
-    log: Path,
+    log: str | os.PathLike[str],
     contained: bool = True,
     extra_fd3: bool = False,
     env: Mapping[str, str] | None = None,
@@ -311,9 +317,9 @@ async def stream(
             raise not_found(tool)
     # subprocess can keep descriptors for a child but cannot move one to the number 3.
     command = ["sh", "-c", 'exec "$@" 3>&1', "sh", *argv] if extra_fd3 else list(argv)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as record:
-        record.write(f"+ {shlex.join(argv)}\n".encode())
+    os.makedirs(os.path.dirname(os.path.abspath(log)), exist_ok=True)
+    with open(log, "ab") as record:
+        record.write(f"+ {shell_words(argv)}\n".encode())
         record.flush()
         process = await asyncio.create_subprocess_exec(
             *(CONTAINED if contained else ()), *command,
@@ -377,10 +383,8 @@ def _kill(process: Process, *, contained: bool) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:  # it has ended, or the kernel lacks CONFIG_PROC_CHILDREN
-        return []
+    # Nothing is there to be read once it has ended, or of a kernel without CONFIG_PROC_CHILDREN.
+    return [int(word) for word in (read_text(f"/proc/{pid}/task/{pid}/children") or "").split()]
 
 
 def _signal_group(process: Process, number: signal.Signals) -> None:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from machines.model.frozen import NamedTuple
 
 DIFF_LINES_MAX = 1000
 """More lines are not compared one by one: that takes time by the square of their number, and a guest may have any."""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
     from dataclasses import replace as replace
+    from typing import NamedTuple as NamedTuple
 else:
+    from operator import itemgetter
 
     def replace(value: Any, /, **changes: object) -> Any:
         """Give a value like this one, but for the changes."""
@@ -42,6 +44,47 @@ else:
             return cls
 
         return made
+
+    class _Named(type):
+        """Make the class of a tuple whose values have names: those that it annotates (typing.NamedTuple)."""
+
+        def __new__(cls, name: str, bases: tuple[type, ...], content: dict[str, Any]) -> type:
+            fields = tuple(content.get("__annotations__", ()))
+            defaults = {field: content.pop(field) for field in fields if field in content}
+            for index, field in enumerate(fields):
+                content[field] = property(itemgetter(index))
+            return super().__new__(
+                cls, name, bases, {**content, "_fields": fields, "_field_defaults": defaults, "__match_args__": fields}
+            )
+
+    class NamedTuple(tuple, metaclass=_Named):
+        """A tuple whose values have names."""
+
+        __slots__ = ()
+
+        def __new__(cls, *words: object, **values: object) -> Any:
+            given = {**dict(zip(cls._fields, words, strict=False)), **values}
+            if len(words) + len(values) != len(given) or not given.keys() <= set(cls._fields):
+                raise TypeError(f"{cls.__name__} has {', '.join(cls._fields)}, and is given {words} {values}")
+            try:
+                return tuple.__new__(
+                    cls, [given[field] if field in given else cls._field_defaults[field] for field in cls._fields]
+                )
+            except KeyError as missing:
+                raise TypeError(f"{cls.__name__} needs {missing}") from None
+
+        def __getnewargs__(self) -> tuple[object, ...]:
+            return tuple(self)
+
+        def __repr__(self) -> str:
+            values = ", ".join(f"{field}={value!r}" for field, value in zip(self._fields, self, strict=True))
+            return f"{type(self).__name__}({values})"
+
+        def _asdict(self) -> dict[str, object]:
+            return dict(zip(self._fields, self, strict=True))
+
+        def _replace(self, **changes: object) -> Any:
+            return type(self)(**{**self._asdict(), **changes})
 
 
 class _New:

@@ -77,7 +77,7 @@ class Host:
     routes: tuple[ipaddress.IPv4Network, ...] = ()
     listeners: tuple[Listener, ...] = ()
     dns: tuple[str, ...] = ()
-    nat: str = ""
+    nat: str | None = ""
     stale_units: frozenset[str] = frozenset()
     limits: Mapping[str, Limits] = field(default_factory=dict)
     free_bytes: int = 0

@@ -41,15 +41,15 @@ class SourceRequest:
     """
 
     source: Source
-    target: Path
-    scratch: Path
-    log: Path
+    target: str
+    scratch: str
+    log: str
     architecture: str
     packages: tuple[str, ...] = ()
     ssh: bool = False
     variant: str = "minbase"
     bootstrapper: str = "auto"
     mirror: str | None = None
-    keyring: Path | None = None
+    keyring: str | None = None
     checksum: str | None = None
     insecure: bool = False

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from machines.model.frozen import NamedTuple
 
 
 class Snapshot(NamedTuple):

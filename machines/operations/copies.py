@@ -75,7 +75,7 @@ async def clone(
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")
-                observed = observe(host, [wanted])
+                observed = observe(host, [wanted], nat=False)
                 raise_all(
                     check_host(observed, verb="clone")
                     or [*check_taken(name, observed, declared), *check_machine(wanted, observed, declared)]

@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from machines.errors import InvalidValue, NotRunning, Unsupported
+from machines.model.frozen import NamedTuple
 from machines.model.ids import first_of_range
 from machines.model.names import check_known_name, machine_lock
 from machines.operations.inspect import require

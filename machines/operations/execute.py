@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict
@@ -63,7 +62,7 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
 async def _make_pool(size: int, host: Host) -> None:
     # A run that was killed after it goes on with what it made.
     if not os.path.exists(paths.POOL_IMAGE):
-        await host.storage.make_pool_image(size, log=Path(paths.LOG_DIRECTORY) / "pool.log")
+        await host.storage.make_pool_image(size, log=f"{paths.LOG_DIRECTORY}/pool.log")
 
 
 def _do_at_once(step: Step, host: Host) -> None:

@@ -116,13 +116,14 @@ async def _make(machine: Machine, plan: Plan, host: Host, reporter: Reporter) ->
 
 async def _cleared(machine: Machine, host: Host, reporter: Reporter, *, dry_run: bool) -> Observed:
     """Give the host as it is, once what a killed run left of this machine is gone."""
-    observed = observe(host, [machine])
+    # Where others have their ports the table is loaded, and where this one needs more its files say so.
+    observed = observe(host, [machine], nat=False)
     declared = readable_machines(host)
     busy = frozenset(name for name in [machine.name] if is_somebodys(name, observed, host))
     if machine.name in half_made(observed, declared, busy=busy) and not dry_run:
         left = plan_remove(machine.name, observed, declared, reason=KILLED)
         await execute(left, host, reporter=reporter)
-        observed = observe(host, [machine])
+        observed = observe(host, [machine], nat=False)
     return observed
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
 from machines.model.base import IMPORTED, Base, find_base
+from machines.model.frozen import NamedTuple
 from machines.model.machine import Machine
 from machines.model.source import parse_source
 from machines.operations.bases import make_base

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
 
-def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
-    """Look at everything a plan for ``machines`` can depend on."""
+def observe(host: Host, machines: Iterable[Machine] = (), *, nat: bool = True) -> Observed:
+    """Look at everything a plan for ``machines`` can depend on; at the kernel's NAT table only with ``nat``."""
     machines = list(machines)
     trees = _mounted(host, machines, host.pool.trees())
     tools = {*TOOLS, *PACKAGES, "dnf5"}
@@ -73,7 +73,7 @@ def observe(host: Host, machines: Iterable[Machine] = ()) -> Observed:
         # The kernel goes through all of its tables for these (inet_diag), and only published ports depend on them.
         listeners=host.facts.listeners() if any(machine.publish for machine in machines) else (),
         dns=host.facts.dns(),
-        nat=_nat(host) if machines and "nft" in have else "",
+        nat=(_nat(host) if machines and "nft" in have else "") if nat else None,
         stale_units=frozenset(
             machine.name
             for machine in machines

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import own_file, parse_fleet
@@ -51,7 +50,7 @@ async def export(name: str, path: str, host: Host, progress: Progress, *, form: 
             if snapshot:
                 root = await host.storage.copy_origin(
                     host.storage.origin_of_machine(name, "btrfs", base="", uid=None), name, uid=None,
-                    log=Path(bootstrap_log(name)), progress=progress,
+                    log=bootstrap_log(name), progress=progress,
                 )  # fmt: skip
             await host.archives.pack(
                 root, path, form=form, name=name, declaration=declaration, payload=record.payload, progress=progress

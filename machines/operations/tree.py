@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotFound
@@ -25,7 +24,7 @@ async def make_tree(step: MakeTree, host: Host, progress: Progress) -> None:
         raise NotFound(f"base {step.base} is gone", hint="run the same command again: it is made anew")
     try:
         target = await host.storage.copy_base(
-            base, step.machine, driver=step.storage, uid=step.uid, log=Path(bootstrap_log(step.machine)),
+            base, step.machine, driver=step.storage, uid=step.uid, log=bootstrap_log(step.machine),
             progress=progress,
         )  # fmt: skip
         raw = base.kind == "raw"
@@ -45,7 +44,7 @@ async def make_tree(step: MakeTree, host: Host, progress: Progress) -> None:
 
 async def copy_tree(step: CopyTree, host: Host, progress: Progress) -> None:
     """Make the tree of a machine a copy of another's beside its place; nothing is left where that fails."""
-    log = Path(bootstrap_log(step.machine))
+    log = bootstrap_log(step.machine)
     try:
         with _held_still(step.running, host):
             target = await host.storage.copy_origin(step.origin, step.machine, uid=step.uid, log=log, progress=progress)
@@ -75,14 +74,14 @@ def _opened(step: CopyTree, target: str, host: Host) -> AbstractContextManager[s
 
 async def take_snapshot(step: TakeSnapshot, host: Host, progress: Progress) -> None:
     """Keep how a machine's tree is now."""
-    log = Path(bootstrap_log(step.machine))
+    log = bootstrap_log(step.machine)
     with _held_still(step.running, host):
         await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
 
 
 async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> None:
     """Put a copy of a snapshot in the place of a machine's tree."""
-    log = Path(bootstrap_log(step.machine))
+    log = bootstrap_log(step.machine)
     try:
         await host.storage.stage_restored(step.snapshot, step.machine, log=log, progress=progress)
     except BaseException:

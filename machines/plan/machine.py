@@ -244,7 +244,7 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
             plan.append(steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=unit in host.active))
     if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
         plan.append(steps.LoadNat(reason="its files changed", machine=machine.name))
-    elif placement.networks and not is_loaded({**host.files, **wanted}, host.nat):
+    elif placement.networks and host.nat is not None and not is_loaded({**host.files, **wanted}, host.nat):
         reason = "it is not what its files say" if host.nat else "it is not loaded"
         plan.append(steps.LoadNat(reason=reason, machine=machine.name))
     if machine.name in host.running:

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound, NotPermitted
 from machines.host.archive.compress import create_archive, open_archive
@@ -20,6 +19,7 @@ from machines.host.archive.tar import read_tar, write_tar
 from machines.host.archive.tree import read_tree, write_tree
 from machines.host.interfaces import Progress
 from machines.host.openat import IN_ROOT, NO_MAGICLINKS, open_at
+from machines.model.frozen import NamedTuple
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _LOOK = os.O_PATH | os.O_NOFOLLOW

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from machines.errors import MachctlError
+from machines.model.frozen import NamedTuple
 from machines.model.ids import SIZE
 
 NOBODY = 65534

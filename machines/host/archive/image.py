@@ -7,11 +7,12 @@ import io
 import os
 import posixpath
 from collections.abc import Mapping
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 from machines.errors import MachctlError, NotFound
 from machines.host.archive.entries import CHUNK, shown
 from machines.host.openat import BENEATH, NO_MAGICLINKS, open_at
+from machines.model.frozen import NamedTuple
 
 
 class OciConfig(NamedTuple):

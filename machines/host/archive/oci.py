@@ -85,7 +85,7 @@ def unpack_image(
         return writer.finish()
 
 
-async def pull(reference: str, directory: Path, *, log: Path, progress: Progress) -> None:
+async def pull(reference: str, directory: Path, *, log: str, progress: Progress) -> None:
     """Copy an image from a registry, or by any other transport of skopeo's, into the OCI layout ``directory``.
 
     ``reference`` is as podman has it (debian, registry.example/x/y:tag, x@sha256:...) or with a transport before it.
@@ -122,7 +122,7 @@ async def pull(reference: str, directory: Path, *, log: Path, progress: Progress
         raise _pull_failed(reference, "\n".join(lines), log)
 
 
-def _pull_failed(reference: str, said: str, log: Path) -> MachctlError:
+def _pull_failed(reference: str, said: str, log: str) -> MachctlError:
     low = said.lower()
     message = f"image {reference} cannot be pulled"
     hint = f"see {log}"

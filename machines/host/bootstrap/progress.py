@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from machines.model.frozen import NamedTuple
 
 
 class Stage(NamedTuple):

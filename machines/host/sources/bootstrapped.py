@@ -22,6 +22,8 @@ class Maker:
 
     async def make(self, request: SourceRequest, progress: Progress) -> Payload | None:
         """Bootstrap into ``request.target``. Raises what the bootstrapper does."""
+        from pathlib import Path
+
         from machines.host.bootstrap.registry import choose
 
         bootstrapper = choose(request.bootstrapper, request.source.kind)
@@ -30,11 +32,11 @@ class Maker:
                 distribution=request.source.kind,
                 suite=request.source.reference,
                 packages=self._packages(request),
-                target=request.target,
-                log=request.log,
+                target=Path(request.target),
+                log=Path(request.log),
                 variant=request.variant,
                 mirror=request.mirror,
-                keyring=request.keyring,
+                keyring=Path(request.keyring) if request.keyring else None,
                 insecure=request.insecure,
             ),
             progress,

@@ -29,7 +29,7 @@ class Maker:
             raise Conflict("the host's own root is no source", hint="make an archive of what you want of it: tar:PATH")
 
         def work(report: Progress) -> None:
-            copy_tree(path, str(request.target), report)
+            copy_tree(path, request.target, report)
 
         await in_thread(work, progress)
         return None

@@ -33,7 +33,7 @@ class Maker:
             return None
 
         def work(report: Progress) -> None:
-            copy_tree(tree.path, str(request.target), report)
+            copy_tree(tree.path, request.target, report)
 
         await in_thread(work, progress)
         return None

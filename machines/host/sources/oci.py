@@ -55,17 +55,17 @@ class Maker:
             return image.config
 
         config = await in_thread(work, progress)
-        if any(guest.exists(str(request.target), name) for name in _INITS):
+        if any(guest.exists(request.target, name) for name in _INITS):
             return None
         payload = Payload(
             command=(*config.entrypoint, *config.cmd) or ("/bin/sh",),
             environment=tuple(config.env),
-            user=_user(config.user, str(request.target)),
+            user=_user(config.user, request.target),
             directory=config.working_dir,
             ports=tuple(config.ports),
             stop_signal=config.stop_signal,
         )
-        return _in_lines(payload, str(request.target))
+        return _in_lines(payload, request.target)
 
 
 def _user(user: str, root: str) -> str:

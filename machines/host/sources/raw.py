@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from machines.errors import MachctlError
 from machines.host import run
 from machines.host.interfaces import Progress, SourceRequest
@@ -30,7 +28,7 @@ class Maker:
         return None
 
 
-async def copy_image(source: str, target: str, *, log: Path, progress: Progress) -> None:
+async def copy_image(source: str, target: str, *, log: str, progress: Progress) -> None:
     """Copy a disk image: its blocks are shared where the file system can, its holes stay holes. Raises MachctlError."""
     progress("copying the image", 0, None)
     words: list[str] = []

@@ -7,9 +7,9 @@ import errno
 import fcntl
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from machines.host.storage.ioctl import ior, iowr
+from machines.model.frozen import NamedTuple
 
 _MAGIC = 0x94
 

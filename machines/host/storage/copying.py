@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import CommandFailed, MachctlError, NotFound
@@ -33,7 +32,7 @@ _REMEDIES = {
 }
 
 
-async def copy(source: str, target: str, *, reflink: bool, log: Path, progress: Progress, total: int | None) -> None:
+async def copy(source: str, target: str, *, reflink: bool, log: str, progress: Progress, total: int | None) -> None:
     """Copy the tree ``source`` into the empty directory ``target``; its root's owner and mode come along.
 
     With ``reflink`` the files share their blocks, and it fails where they cannot. ``total`` is how many files there
@@ -44,7 +43,7 @@ async def copy(source: str, target: str, *, reflink: bool, log: Path, progress: 
 
 
 async def copy_mounted(
-    source: str, target: str, *, options: str, reflink: str, log: Path, progress: Progress, total: int | None
+    source: str, target: str, *, options: str, reflink: str, log: str, progress: Progress, total: int | None
 ) -> None:
     """Copy as copy() does, reading ``source`` through a mount that has ``options`` of mount(8) besides its own."""
     argv = [
@@ -75,12 +74,12 @@ async def copy_mounted(
             # It would go on, and say the same of each file to come.
             raise _explained(source, target, line, log)
 
-    log.parent.mkdir(parents=True, exist_ok=True)
+    os.makedirs(os.path.dirname(log), exist_ok=True)
     try:
         # The log of a copy is what went wrong, not the names of ten thousand files.
-        status = await run.stream(argv, on_line=on_line, log=Path(os.devnull))
+        status = await run.stream(argv, on_line=on_line, log=os.devnull)
     finally:
-        with log.open("a", encoding="utf-8", errors="replace") as file:
+        with open(log, "a", encoding="utf-8", errors="replace") as file:
             file.write("".join(f"{line}\n" for line in (f"+ {shlex.join(argv)}", *errors)))
     if status != 0:
         # mount(8) ends with where to look for more.
@@ -89,7 +88,7 @@ async def copy_mounted(
     progress(STAGE, done, done)
 
 
-def _explained(source: str, target: str, line: str, log: Path) -> MachctlError:
+def _explained(source: str, target: str, line: str, log: str) -> MachctlError:
     message = f"{source} cannot be copied to {target}"
     for reason, remedy in _REMEDIES.items():
         if line.endswith(reason):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from pathlib import Path
 
 from machines.errors import CommandFailed, Conflict, InvalidValue, MachctlError
 from machines.host import run
@@ -20,7 +19,7 @@ MACHINES = "machines"
 STORE = "store"
 
 
-async def make_image(size: int, *, log: Path) -> None:
+async def make_image(size: int, *, log: str) -> None:
     """Make POOL_IMAGE, a sparse file of ``size`` bytes with an empty btrfs in it; it is whole or not there.
 
     The file system has the directories MACHINES and STORE. Half of ``size`` has to be free now: the pool fills as it
@@ -58,7 +57,7 @@ def leftovers() -> list[str]:
     return [staged] if os.path.lexists(staged) else []
 
 
-async def _fill(path: str, size: int, log: Path) -> None:
+async def _fill(path: str, size: int, log: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, size)

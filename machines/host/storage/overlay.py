@@ -7,14 +7,13 @@ Two .mount units make a tree of it: LAYERS/NAME/lower is the base, id-mapped to 
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound, NotPermitted
+from machines.host.matching import matching
 from machines.host.storage import capabilities, places, pool
 from machines.model.ids import SIZE
 from machines.model.names import is_machine_name
@@ -102,13 +101,13 @@ def leftovers() -> dict[str, str]:
     """Give what interrupted runs left among the layers: path to the machine it was for."""
     found = {}
     for suffix in (_NEW, _OLD):
-        for path in glob.glob(f"{glob.escape(places.LAYERS)}/.*{suffix}"):
+        for path in matching(f"{places.LAYERS}/.*{suffix}"):
             found[path] = os.path.basename(path)[1:].removesuffix(suffix)
     return found
 
 
 async def copy_upper(
-    source_upper: str, target_upper: str, *, source_uid: int, target_uid: int, log: Path, progress: Progress
+    source_upper: str, target_upper: str, *, source_uid: int, target_uid: int, log: str, progress: Progress
 ) -> None:
     """Copy an upper layer into the empty directory ``target_upper``, whiteouts and marks of overlayfs too.
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from machines.model.frozen import NamedTuple
 
 MACHCTL = "/var/lib/machctl"
 

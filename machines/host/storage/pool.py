@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotFound
+from machines.host.matching import matching
 from machines.host.storage import btrfs
 from machines.host.storage.places import LAYERS, mounts_below
 from machines.model.ids import first_of_range
@@ -89,7 +89,7 @@ def leftovers() -> dict[str, str]:
     """Give what interrupted runs left in the pool: path to the machine it was for."""
     found = {}
     for prefix in (_STAGED, _DOOMED):
-        for path in glob.glob(f"{POOL}/{glob.escape(prefix)}*"):
+        for path in matching(f"{POOL}/{prefix}*"):
             found[path] = os.path.basename(path).removeprefix(prefix).removesuffix(".raw")
     return found
 

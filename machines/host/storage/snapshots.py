@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, NotFound
@@ -67,7 +66,7 @@ def origin_of_snapshot(snapshot: Snapshot) -> Origin:
     return Origin(snapshot_path(snapshot), snapshot.storage, snapshot.base, snapshot.uid)
 
 
-async def take_snapshot(snapshot: Snapshot, origin: Origin, *, log: Path, progress: Progress) -> None:
+async def take_snapshot(snapshot: Snapshot, origin: Origin, *, log: str, progress: Progress) -> None:
     """Make ``snapshot`` of ``origin``. Raises Conflict if there is one of that name; nothing is left where it fails."""
     for directory in (STORE, SNAPSHOTS, f"{SNAPSHOTS}/{snapshot.machine}"):
         with contextlib.suppress(FileExistsError):
@@ -97,7 +96,7 @@ async def take_snapshot(snapshot: Snapshot, origin: Origin, *, log: Path, progre
         raise
 
 
-async def copy_origin(origin: Origin, name: str, *, uid: int | None, log: Path, progress: Progress) -> str:
+async def copy_origin(origin: Origin, name: str, *, uid: int | None, log: str, progress: Progress) -> str:
     """Make the tree of machine ``name`` a copy of ``origin``, beside its place, and give where files of its own go in.
 
     Raises MachctlError; what is half made then is for the caller to remove.
@@ -122,7 +121,7 @@ async def copy_origin(origin: Origin, name: str, *, uid: int | None, log: Path, 
     return target
 
 
-async def stage_restored(snapshot: Snapshot, name: str, *, log: Path, progress: Progress) -> None:
+async def stage_restored(snapshot: Snapshot, name: str, *, log: str, progress: Progress) -> None:
     """Make a copy of a snapshot beside the tree of machine ``name``, to change places with it. Raises NotFound."""
     if snapshot.storage == "overlay":
         check_layer(name)
@@ -206,7 +205,7 @@ def remove_kept(path: str) -> None:
     pool.remove_path(path)
 
 
-async def _copy(origin: Origin, target: str, uid: int | None, log: Path, progress: Progress) -> None:
+async def _copy(origin: Origin, target: str, uid: int | None, log: str, progress: Progress) -> None:
     """Copy a tree, a layer or an image to ``target``, which is not there yet, or an empty layer."""
     if origin.storage == "btrfs":
         btrfs.snapshot(origin.path, target)
