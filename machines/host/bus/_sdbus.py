@@ -34,10 +34,13 @@ def _load(name: str) -> Any:
         raise Unsupported("the Python library pystemd is not there", hint="apt install python3-pystemd")
     package = types.ModuleType("pystemd")
     package.__path__ = list(spec.submodule_search_locations)
-    # It prints messages for people, which nobody asks it to here, and dataclasses and inspect would come with that.
+    # It prints messages for people, which nobody asks it to here, and dataclasses and inspect would come with that;
+    # of paths it asks whether an argument is one, and it quotes commands of units.
     printing: Any = types.ModuleType("pprint")
     printing.pformat = repr
-    stand_ins = {"pystemd": package, "pprint": printing}
+    paths: Any = types.ModuleType("pathlib")
+    paths.Path = os.PathLike
+    stand_ins = {"pystemd": package, "pprint": printing, "pathlib": paths, "shlex": types.ModuleType("shlex")}
     stand_ins = {module: stand_in for module, stand_in in stand_ins.items() if module not in sys.modules}
     sys.modules.update(stand_ins)
     try:
