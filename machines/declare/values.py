@@ -15,7 +15,7 @@ MEMORY_MIN = 16 * 1024 * 1024
 DISK_MIN = 256 * 1024 * 1024
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 # Fedora's names have capitals and underscores, Arch's an @ here and there.
-_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._@-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?")
+_PACKAGE = r"[A-Za-z0-9][A-Za-z0-9+._@-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?"
 
 
 def parse_memory(text: str) -> int:
@@ -112,7 +112,7 @@ def parse_bind(text: str) -> Bind:
 
 def parse_package(text: str) -> str:
     """Read a package name as apt takes it (deb-control(5)). Raises InvalidValue."""
-    if not _PACKAGE.fullmatch(text):
+    if not re.fullmatch(_PACKAGE, text):
         raise InvalidValue(f"{text!r} is not a package name", hint="use the distribution's names, as in nginx-light")
     return text
 

@@ -15,8 +15,8 @@ from machines.model.frozen import NamedTuple
 MACHINES = "/run/systemd/machines"
 
 _STATE_MAX = 64 * 1024
-_NOT_LOOPBACK = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[0-7]{3}|.)", re.DOTALL)
+_NOT_LOOPBACK = r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL"
+_ESCAPE = r"(?s)\\(x[0-9a-fA-F]{2}|[0-7]{3}|.)"
 _PLAIN = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "s": " "}
 
 
@@ -111,7 +111,7 @@ def addresses(leader: int, *, link_local: bool = False) -> tuple[str, ...]:
 
 def parse_fib_trie(text: str) -> tuple[str, ...]:
     """Give the local IPv4 addresses that /proc/net/fib_trie lists, without the loopback ones."""
-    found = dict.fromkeys(_NOT_LOOPBACK.findall(text))
+    found = dict.fromkeys(re.findall(_NOT_LOOPBACK, text))
     return tuple(address for address in found if not address.startswith("127."))
 
 
@@ -177,7 +177,7 @@ def _unquoted(value: str) -> str:
         return value[1:-1]
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = value[1:-1]
-    return _ESCAPE.sub(_unescaped, value) if "\\" in value else value
+    return re.sub(_ESCAPE, _unescaped, value) if "\\" in value else value
 
 
 def _unescaped(match: re.Match[str]) -> str:

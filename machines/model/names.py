@@ -11,15 +11,15 @@ from machines.model.ids import spread
 HOST_NAME_MAX = 64
 IFNAMSIZ = 15
 
-_MACHINE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
-_LINK = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+_MACHINE = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+_LINK = r"[A-Za-z0-9_.][A-Za-z0-9_.-]*"
 
 REMEDY = "use lower-case letters, digits, '-' and '.', 64 characters at most, a letter or digit at both ends"
 
 
 def is_machine_name(name: str) -> bool:
     """Tell whether machined would accept ``name``: a host name of 64 characters at most (machinectl(1))."""
-    return len(name) <= HOST_NAME_MAX and ".." not in name and _MACHINE.fullmatch(name) is not None
+    return len(name) <= HOST_NAME_MAX and ".." not in name and re.fullmatch(_MACHINE, name) is not None
 
 
 def check_new_name(name: str) -> str:
@@ -52,7 +52,7 @@ def check_link_name(name: str, what: str = "bridge") -> str:
             f"{what} name {_shown(name)} has {len(name)} characters; the kernel takes {IFNAMSIZ}",
             hint=f"shorten it, for example to {name[:IFNAMSIZ]}",
         )
-    if not _LINK.fullmatch(name) or name in {".", "..", "all", "default"} or name.isdigit():
+    if not re.fullmatch(_LINK, name) or name in {".", "..", "all", "default"} or name.isdigit():
         raise InvalidValue(
             f"{_shown(name)} is not a {what} name",
             hint=f"use letters, digits, '_', '-' and '.', {IFNAMSIZ} characters at most, as in br0",

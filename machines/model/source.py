@@ -33,11 +33,11 @@ FORMS = (
     "use debian, debian:SUITE, ubuntu:SUITE, arch, fedora:N, tar:PATH|URL, raw:PATH|URL, oci:PATH|REFERENCE, dir:PATH, "
     "image:NAME or machine:NAME, as in debian:trixie"
 )
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 # As the registries' grammar has it, loosely: it becomes one word of skopeo's command line and nothing else.
-_REGISTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SUFFIXES = re.compile(r"\.(?:tar|tgz|txz|tbz2?|gz|xz|zst|bz2|raw|img|oci)$")
+_REGISTRY = r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+_IMAGE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_SUFFIXES = r"\.(?:tar|tgz|txz|tbz2?|gz|xz|zst|bz2|raw|img|oci)$"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Source:
         word = self.reference.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
         if self.kind == "oci" and self.path is None:
             word = word.split(":")[0]
-        while (shorter := _SUFFIXES.sub("", word)) != word:
+        while (shorter := re.sub(_SUFFIXES, "", word)) != word:
             word = shorter
         return re.sub(r"[^a-z0-9.-]+", "-", word.lower()).strip(".-") or None
 
@@ -100,7 +100,7 @@ def parse_source(text: str, *, any_suite: bool = False) -> Source:
         case "oci":
             return Source("oci", _file(kind, reference) if reference.startswith("/") else _registry(reference))
         case "image" | "machine":
-            if not _IMAGE.fullmatch(reference):
+            if not re.fullmatch(_IMAGE, reference):
                 raise InvalidValue(f"{reference!r} is not the name of a{'n' * (kind == 'image')} {kind}", hint=FORMS)
             return Source(kind, reference)
         case _:
@@ -109,7 +109,7 @@ def parse_source(text: str, *, any_suite: bool = False) -> Source:
 
 def _debian(suite: str, *, any_suite: bool) -> str:
     known = DEBIAN_SUITES.get(suite)
-    if known or (any_suite and _WORD.fullmatch(suite)):
+    if known or (any_suite and re.fullmatch(_WORD, suite)):
         return known or suite
     raise InvalidValue(
         f"Debian has no suite {suite!r}",
@@ -118,7 +118,7 @@ def _debian(suite: str, *, any_suite: bool) -> str:
 
 
 def _ubuntu(suite: str, *, any_suite: bool) -> str:
-    if suite in UBUNTU_SUITES or (any_suite and _WORD.fullmatch(suite)):
+    if suite in UBUNTU_SUITES or (any_suite and re.fullmatch(_WORD, suite)):
         return suite
     raise InvalidValue(
         f"Ubuntu has no suite {suite!r}",
@@ -137,7 +137,7 @@ def _file(kind: str, reference: str) -> str:
 
 
 def _registry(reference: str) -> str:
-    if not _REGISTRY.fullmatch(reference):
+    if not re.fullmatch(_REGISTRY, reference):
         raise InvalidValue(
             f"{reference!r} is neither a path nor a reference of a registry",
             hint="as in oci:/srv/images/web or oci:registry.example/nginx:1.27",
