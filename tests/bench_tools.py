@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Who makes one more machine in the bench: machctl, a person by hand, podman and Incus, alike in what they do.
 
-All of them get machctl's own base of debian:trixie, and keep their trees on the pool's file system. A machine is up
+All of them get machctl's own base of debian:trixie, and keep their trees on the pool's file system. For podman and
+Incus it is again what its bootstrapper made: what a machine boots without, machctl left out. A machine is up
 when its systemd has finished booting: machctl and the one by hand wait for that themselves (NotifyReady= in
 systemd.nspawn(5)), for podman and Incus their guest is asked from outside, which is quicker than through them.
 """
@@ -105,7 +106,7 @@ class Podman:
         # It sets a limit unless told not to, which fails where the host was given no controllers.
         if "pids" not in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split():
             Path("/etc/containers/containers.conf").write_text("[containers]\npids_limit = 0\n")
-        self.image = f"localhost/{base().parent.name}"
+        self.image = f"localhost/{base().parent.name}-plain"
         if not succeeds(f"podman image exists {self.image}"):
             with tar_of_base() as tar:
                 sh(f"podman import --quiet --change 'CMD [\"/sbin/init\"]' {tar} {self.image}")
@@ -158,7 +159,7 @@ class Incus:
             # Its btrfs driver makes a subvolume there, the other wants a directory.
             (source.parent if driver == "btrfs" else source).mkdir(parents=True, exist_ok=True)
             feed("incus admin init --preseed", INCUS_INIT.format(driver=driver, root=source, bridge=bridge))
-        self.image = base().parent.name
+        self.image = f"{base().parent.name}-plain"
         if not succeeds(f"incus image show {self.image}"):
             with tar_of_base() as tar:
                 about = tar.with_name("metadata.yaml")
@@ -284,10 +285,13 @@ def feed(command: str, text: str) -> None:
 
 @contextmanager
 def tar_of_base() -> Iterator[Path]:
-    """Give machctl's base as a tar, in a directory that is gone afterwards."""
+    """Give machctl's base as a tar in a directory that is gone afterwards, with all that its packages start at boot."""
     with tempfile.TemporaryDirectory(dir=STORE) as directory:
-        tar = Path(directory) / "tree.tar"
-        sh(f"tar -C {base()} --numeric-owner --xattrs --xattrs-include='*' -cf {tar} .")
+        tar, left_out = Path(directory) / "tree.tar", Path(directory) / "left-out"
+        masked = [path for path in (base() / "etc/systemd").glob("system*/*") if os.path.realpath(path) == "/dev/null"]
+        updated = [base() / "etc/.updated", base() / "var/.updated"]
+        left_out.write_text("".join(f"./{path.relative_to(base())}\n" for path in (*masked, *updated)))
+        sh(f"tar -C {base()} --numeric-owner --xattrs --xattrs-include='*' -X {left_out} -cf {tar} .")
         yield tar
 
 
