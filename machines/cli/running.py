@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from machines.errors import MachctlError, TimedOut
@@ -49,6 +50,25 @@ def run(
     return result
 
 
+@contextmanager
+def interruptible(what: str, *, afterwards: str = "") -> Iterator[None]:
+    """Let a signal end what is waited for without asyncio. Raises Interrupted."""
+
+    def end(number: int, _: object) -> None:
+        raise _interrupted(what, afterwards, number)
+
+    before = [signal.signal(number, end) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _interrupted(what: str, afterwards: str, number: int) -> Interrupted:
+    return Interrupted(f"{what} was interrupted", hint=afterwards, exit_code=128 + number)
+
+
 class _Rest:
     """What is left of a coroutine that was begun already, which await itself would refuse."""
 
@@ -84,7 +104,7 @@ def _in_loop(work: Awaitable[T], caught: list[int], *, timeout: float | None, wh
         return asyncio.run(limited())
     except asyncio.CancelledError:
         number = caught[0] if caught else signal.SIGINT
-        raise Interrupted(f"{what} was interrupted", hint=afterwards, exit_code=128 + number) from None
+        raise _interrupted(what, afterwards, number) from None
 
 
 def _interrupt(number: int, caught: list[int], task: asyncio.Task[Any]) -> None:

@@ -13,6 +13,7 @@ from machines.errors import MachctlError
 from machines.operations.together import for_each
 
 PARTLY = 9
+AFTERWARDS = "machctl list shows how things are"
 
 
 def on_each(
@@ -29,12 +30,20 @@ def on_each(
 
     async def timed(name: str) -> None:
         result = await act(name)
-        if not options.quiet:
-            note(f"{done} {name} in {time.monotonic() - began:.1f} s" if result is None else str(result))
+        if result is None:
+            say_done(done, name, began, options)
+        elif not options.quiet:
+            note(str(result))
 
     what = f"{verb} {names[0] if len(names) == 1 else f'of {len(names)} machines'}"
-    failed = run(for_each(names, timed), timeout=timeout, what=what, afterwards="machctl list shows how things are")
+    failed = run(for_each(names, timed), timeout=timeout, what=what, afterwards=AFTERWARDS)
     return exit_status(failed, len(names))
+
+
+def say_done(done: str, name: str, began: float, options: Options) -> None:
+    """Say that a machine is ``done``, and how long it took."""
+    if not options.quiet:
+        note(f"{done} {name} in {time.monotonic() - began:.1f} s")
 
 
 def exit_status(failed: dict[str, MachctlError], count: int) -> int:

@@ -161,6 +161,10 @@ class Units:
         """Dispatch a job that starts a unit."""
         return self._manager.start(unit)
 
+    def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
+        """Wait for a job that was dispatched."""
+        return self._manager.wait_started(unit, job, timeout=timeout)
+
     def freeze(self, unit: str) -> None:
         """Hold still all that a unit runs."""
         self._manager.freeze(unit)

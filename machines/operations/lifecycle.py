@@ -38,14 +38,28 @@ async def finish_start(name: str, job: str, host: Host) -> None:
 
     Raises CommandFailed with what nspawn said last; the caller owns the time limit.
     """
-    unit = machine_unit(name)
     try:
-        await host.jobs.wait_started(unit, job)
+        await host.jobs.wait_started(machine_unit(name), job)
     except CommandFailed as error:
-        raise CommandFailed(
-            f"machine {name} did not start: {_last_words(unit, host) or error.message}",
-            hint=f"all it said: journalctl -u {unit}",
-        ) from error
+        raise _not_started(name, error, host) from error
+
+
+def wait_started(name: str, job: str, host: Host, *, timeout: float) -> None:
+    """Do as finish_start() does, within ``timeout`` seconds, for one machine and without asyncio. Raises TimedOut."""
+    try:
+        started = host.units.wait_started(machine_unit(name), job, timeout=timeout)
+    except CommandFailed as error:
+        raise _not_started(name, error, host) from error
+    if not started:
+        raise TimedOut(f"start {name} took longer than {timeout:g} seconds", hint="give it more with --timeout")
+
+
+def _not_started(name: str, error: CommandFailed, host: Host) -> CommandFailed:
+    unit = machine_unit(name)
+    return CommandFailed(
+        f"machine {name} did not start: {_last_words(unit, host) or error.message}",
+        hint=f"all it said: journalctl -u {unit}",
+    )
 
 
 async def stop_machine(name: str, host: Host, *, terminate: bool) -> None:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from machines.cli import words
 from machines.cli.names import names as names_argument
 from machines.cli.options import Options
 from machines.cli.plans import show_plan
+from machines.cli.running import interruptible
+from machines.cli.several import AFTERWARDS, exit_status, say_done
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue, MachctlError
 from machines.model.frozen import replace
@@ -49,6 +52,8 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
         show_plan(plans, options)
         return 0
 
+    if len(chosen) == 1 and len(plans[chosen[0]]) == 1 and not wait:
+        return _start_one(chosen[0], host, options)
     # The others boot while what waits for them is imported.
     jobs, failed = _dispatch([name for name in chosen if len(plans[name]) == 1], host)
 
@@ -69,6 +74,16 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
     from machines.cli.several import on_each
 
     return on_each(chosen, act, options, verb="start", done="started", timeout=options.timeout or START_SECONDS)
+
+
+def _start_one(name: str, host: RealHost, options: Options) -> int:
+    began = time.monotonic()
+    jobs, failed = _dispatch([name], host)
+    with interruptible(f"start {name}", afterwards=AFTERWARDS):
+        for job in jobs.values():
+            lifecycle.wait_started(name, job, host, timeout=options.timeout or START_SECONDS)
+            say_done("started", name, began, options)
+    return exit_status(failed, 1)
 
 
 def _dispatch(names: Sequence[str], host: RealHost) -> tuple[dict[str, str], dict[str, MachctlError]]:

@@ -121,3 +121,18 @@ def no_bus(message: str) -> Unsupported:
 
 def _sentence(message: str) -> str:
     return re.sub(r"\s+", " ", message).strip().rstrip(".")
+
+
+def job_failed(doing: str, unit: str, result: str) -> MachctlError:
+    """Give the error for a job that did not end with "done": its result, or that of its unit, says why."""
+    hint = f"journalctl -u {unit} says why"
+    if result == "timeout":
+        return TimedOut(f"cannot {doing}: systemd's own time limit ran out", hint=hint)
+    reason = {
+        "failed": "it failed",
+        "success": "it failed",
+        "exit-code": "its main process ended with an error",
+        "dependency": "a unit that it needs failed",
+        "canceled": "another job came in its way",
+    }.get(result, result)
+    return CommandFailed(f"cannot {doing}: {reason}", hint=hint)

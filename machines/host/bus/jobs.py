@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 
-from machines.errors import CommandFailed, MachctlError, TimedOut
+from machines.errors import MachctlError
 from machines.host.bus.connection import Connection
+from machines.host.bus.errors import job_failed
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 
 Method = Literal["StartUnit", "StopUnit", "RestartUnit"]
@@ -39,7 +40,7 @@ async def run_job(member: Method, unit: str, *, mode: Mode = "replace") -> None:
             # A job has no reason; the unit's is "timeout", "exit-code", "signal" ...
             result = await _unit_result(bus, unit)
     if result != "done":
-        raise _failure(doing, unit, result)
+        raise job_failed(doing, unit, result)
 
 
 async def wait_started(unit: str, job: str) -> None:
@@ -59,7 +60,7 @@ async def wait_started(unit: str, job: str) -> None:
         if result == "failed":
             result = await _unit_result(bus, unit)
     if result != "done":
-        raise _failure(doing, unit, result)
+        raise job_failed(doing, unit, result)
 
 
 @asynccontextmanager
@@ -146,17 +147,3 @@ async def _unit_result(bus: Connection, unit: str) -> str:
     except MachctlError:
         # It is no service, or is gone.
         return "failed"
-
-
-def _failure(doing: str, unit: str, result: str) -> MachctlError:
-    hint = f"journalctl -u {unit} says why"
-    if result == "timeout":
-        return TimedOut(f"cannot {doing}: systemd's own time limit ran out", hint=hint)
-    reason = {
-        "failed": "it failed",
-        "success": "it failed",
-        "exit-code": "its main process ended with an error",
-        "dependency": "a unit that it needs failed",
-        "canceled": "another job came in its way",
-    }.get(result, result)
-    return CommandFailed(f"cannot {doing}: {reason}", hint=hint)
