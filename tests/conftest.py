@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from throwaway import ROADS, Roads
+
 try:
     import hypothesis
 except ImportError:
@@ -60,6 +62,13 @@ def _judge_skip(report: pytest.TestReport | pytest.CollectReport, *, allowed: bo
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"nothing may be missing with {STRICT}: {reason}"
+
+
+@pytest.fixture(scope="session")
+def roads() -> Iterator[Roads]:
+    """All hosts, gone at the end."""
+    yield ROADS
+    ROADS.close()
 
 
 @pytest.fixture(autouse=True)

@@ -83,11 +83,15 @@ class Done:
         assert not missing, f"{missing} not said by {self}"
 
 
+# Of tests that run at once, each process has hosts of its own (pytest-xdist).
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
 class Host:
     """A throwaway host."""
 
     def __init__(self, name: str, *options: str) -> None:
-        self.name = name
+        self.name = f"{name}-{_WORKER}" if _WORKER else name
         self.options = options
 
     def up(self) -> None:

@@ -7,14 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import HOSTS, KEEP, ROADS, Host, Road, Roads
-
-
-@pytest.fixture(scope="session")
-def roads() -> Iterator[Roads]:
-    """All hosts, gone at the end."""
-    yield ROADS
-    ROADS.close()
+from throwaway import HOSTS, KEEP, Host, Road, Roads
 
 
 @pytest.fixture(scope="session", params=HOSTS)

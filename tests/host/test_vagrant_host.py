@@ -101,14 +101,15 @@ def test_up_again_changes_nothing(cycle: Host) -> None:
 
 def test_list_shows_it(cycle: Host) -> None:
     listed = subprocess.run([PROGRAM, "list"], capture_output=True, text=True, check=True).stdout
-    (line,) = (line for line in listed.splitlines() if line.startswith("t-cycle "))
-    assert line.split() == ["t-cycle", "nspawn", "trixie", "btrfs", "yes", "running"]
+    (line,) = (line for line in listed.splitlines() if line.startswith(f"{cycle.name} "))
+    assert line.split() == [cycle.name, "nspawn", "trixie", "btrfs", "yes", "running"]
 
 
 @pytest.mark.parametrize(
-    "words", [("up", "--name", "t-cycle", "--pool", "ext4"), ("run",), ("up", "--suite", "sarge"), ("nosuch",)]
+    "words", [("up", "--name", "{name}", "--pool", "ext4"), ("run",), ("up", "--suite", "sarge"), ("nosuch",)]
 )
 def test_what_cannot_be_is_refused(cycle: Host, words: tuple[str, ...]) -> None:
+    words = tuple(word.format(name=cycle.name) for word in words)
     done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode in {1, 2}
     assert "vagrant/host: " in done.stderr
@@ -133,4 +134,5 @@ def test_down_leaves_nothing_of_a_host_whose_supervisor_was_killed(cycle: Host) 
 
 
 def test_run_of_a_host_that_is_not_there_says_so() -> None:
-    Host("t-nosuch").run("true", status=1).says("t-nosuch", "vagrant/host up")
+    host = Host("t-nosuch")
+    host.run("true", status=1).says(host.name, "vagrant/host up")

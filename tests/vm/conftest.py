@@ -8,27 +8,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import KEEP, ROADS, Host
+from throwaway import KEEP, Host, Roads
 
 
-@pytest.fixture(scope="session")
-def vm() -> Iterator[Host]:
+@pytest.fixture(scope="module")
+def vm(roads: Roads) -> Iterator[Host]:
     """A virtual machine, its machine running."""
     vm = Host("t-vm", "--suite", "trixie", "--pool", "btrfs", "--kind", "vm")
     if not KEEP:
         vm.down()
     vm.up()
     if vm.state("debian") == "":
-        _copy_machine(vm)
+        _copy_machine(vm, roads)
     yield vm
     if not KEEP:
         vm.down()
-    ROADS.close()
 
 
-def _copy_machine(vm: Host) -> None:
+def _copy_machine(vm: Host, roads: Roads) -> None:
     # Emulated, a bootstrap would take minutes.
-    road = ROADS.get("trixie")
+    road = roads.get("trixie")
     road.host.machctl("stop", "debian", status=None)
     tar = "tar --numeric-owner --xattrs --acls --directory=/var/lib/machines"
     pack = f"{tar} --create --exclude='debian/var/log/journal/*' debian | zstd -1"
