@@ -166,13 +166,16 @@ def journal_links(trees: Iterable[Tree]) -> dict[str, str]:
     """
     found = {}
     targets = _journal_targets()
+    elsewhere = [path for path, target in targets.items() if not target.startswith("/var/lib/machines/")]
     for tree in trees:
         leading = [path for path, target in targets.items() if target.startswith(f"{tree.path}/")]
+        if not leading and not elsewhere:
+            continue
         machine_id = (read_file(tree.path, "/etc/machine-id") or "").strip() if tree.kind != "raw" else ""
         path = f"{JOURNALS}/{machine_id}"
         if leading:
             found[tree.name] = path if path in leading else leading[0]
-        elif machine_id and not targets.get(path, "/var/lib/machines/").startswith("/var/lib/machines/"):
+        elif machine_id and path in elsewhere:
             found[tree.name] = path
     return found
 
