@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from machines.errors import Conflict, MachctlError, NotFound
 from machines.model.machine import Machine
@@ -14,7 +17,14 @@ from machines.plan.steps import CopyTree, MakeTree, RestoreTree, TakeSnapshot
 from machines.render.paths import bootstrap_log
 
 if TYPE_CHECKING:
-    from machines.host.interfaces import Host, Progress
+    from machines.host.interfaces import Guests, Host, Progress
+
+# Marks of overlayfs on directories of a layer: nothing below shows through, or another directory than this one does.
+_OPAQUE = "trusted.overlay.opaque"
+_REDIRECT = "trusted.overlay.redirect"
+
+# The kernel is sooner done with a directory of more.
+_NAMES = 500
 
 
 async def make_tree(step: MakeTree, host: Host, progress: Progress) -> None:
@@ -58,18 +68,130 @@ async def copy_tree(step: CopyTree, host: Host, progress: Progress) -> None:
 
 def _become(step: CopyTree, target: str, host: Host) -> None:
     """Make a copied tree the new machine's."""
+    if not step.forget and not step.guest_files:
+        return
+    if step.origin.storage == "overlay" and (base := host.storage.bases().get(step.origin.base)):
+        alone: Any = SimpleNamespace(guests=_Alone(host.storage.base_path(base), host.guests))
+        with suppress(_Entangled):
+            # Mounting it takes longer than all else. Where it has to be after all, what was done here is done again.
+            _take_over(step, target, alone)
+            return
     with _opened(step, target, host) as tree:
-        if step.forget:
-            forget(tree, host)
-        for path, text in step.guest_files.items():
-            host.guests.write_file(tree, path, text)
+        _take_over(step, tree, host)
+
+
+def _take_over(step: CopyTree, tree: str, host: Host) -> None:
+    if step.forget:
+        forget(tree, host)
+    for path, text in step.guest_files.items():
+        host.guests.write_file(tree, path, text)
 
 
 def _opened(step: CopyTree, target: str, host: Host) -> AbstractContextManager[str]:
     if step.origin.storage == "overlay":
-        # What a base has and a layer is to lose has to be looked at through both.
         return host.storage.edit_layer(step.machine, step.uid or 0)
     return host.storage.edit_image(target) if step.origin.storage == "raw" else nullcontext(target)
+
+
+class _Entangled(Exception):
+    """What is to be done to a layer has to do with what is below it, and overlayfs does that best itself."""
+
+
+class _Alone:
+    """As much of machines.host.interfaces.Guests as it takes to change a layer that is not mounted over its ``base``.
+
+    It is sure of what it does where each directory lies over that of the same path, as far as there are both, and where
+    nothing of the base has to be hidden; else it raises _Entangled.
+    """
+
+    def __init__(self, base: str, guests: Guests) -> None:
+        self._base = base
+        self._guests = guests
+
+    def exists(self, tree: str, path: str) -> bool:
+        upper, base = self._find(tree, path)
+        if stat.S_ISLNK(upper or base):
+            raise _Entangled
+        return _is_seen(upper, base)
+
+    def list_directory(self, tree: str, path: str) -> list[str]:
+        upper, base = self._find(tree, path)
+        if stat.S_ISLNK(upper or base):
+            raise _Entangled
+        if not _is_seen(upper, base):
+            return []
+        names = {name for root in (tree, self._base) for name in self._guests.list_directory(root, path)}
+        if len(names) > _NAMES:
+            raise _Entangled
+        return sorted(name for name in names if _is_seen(*self._find(tree, f"{path}/{name}")))
+
+    def remove_file(self, tree: str, path: str) -> None:
+        if self._is_removable(tree, path):
+            self._guests.remove_file(tree, path)
+
+    def remove_tree(self, tree: str, path: str) -> None:
+        if self._is_removable(tree, path):
+            self._guests.remove_tree(tree, path)
+
+    def write_file(self, tree: str, path: str, text: str, *, mode: int = 0o644) -> None:
+        self._make_room(tree, path)
+        self._guests.write_file(tree, path, text, mode=mode)
+
+    def link(self, tree: str, path: str, target: str) -> None:
+        self._make_room(tree, path)
+        self._guests.link(tree, path, target)
+
+    def _is_removable(self, tree: str, path: str) -> bool:
+        upper, base = self._find(tree, path)
+        if not _is_seen(upper, base):
+            return False
+        if base:
+            # It would come to light, and takes a whiteout.
+            raise _Entangled
+        return True
+
+    def _make_room(self, tree: str, path: str) -> None:
+        if any(map(stat.S_ISDIR, self._find(tree, path))):
+            raise _Entangled
+        self._guests.copy_directories(tree, self._base, path)
+
+    def _find(self, tree: str, path: str) -> tuple[int, int]:
+        """Give the modes of what the layer and the base have at ``path``, 0 for nothing and for what is hidden."""
+        upper, base, done, shown = 0, 0, "", True
+        for part in path.strip("/").split("/"):
+            done += f"/{part}"
+            upper, opaque = self._look(tree, done)
+            base = self._look(self._base, done)[0] if shown else 0
+            if done == path:
+                break
+            if not upper and not base:
+                return 0, 0
+            if not stat.S_ISDIR(upper or base):
+                raise _Entangled
+            shown = stat.S_ISDIR(base) and not opaque
+        return upper, base
+
+    def _look(self, tree: str, path: str) -> tuple[int, bool]:
+        """Give the mode of what lies at ``path``, and whether it is a directory that hides what is below it."""
+        try:
+            fd = self._guests.open_in_root(tree, path, flags=os.O_PATH | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0, False
+        try:
+            status, seen = os.fstat(fd), f"/proc/self/fd/{fd}"
+            marks = os.listxattr(seen) if stat.S_ISDIR(status.st_mode) else []
+            opaque = os.getxattr(seen, _OPAQUE) if _OPAQUE in marks else b""
+        finally:
+            os.close(fd)
+        # It was renamed and lies over another one; or it is marked in a way that came later; or it is a device.
+        if _REDIRECT in marks or opaque not in {b"", b"y"} or status.st_rdev:
+            raise _Entangled
+        return status.st_mode, bool(opaque)
+
+
+def _is_seen(upper: int, base: int) -> bool:
+    """Tell whether there is something for the machine: a device is a whiteout here."""
+    return bool(upper or base) and not stat.S_ISCHR(upper)
 
 
 async def take_snapshot(step: TakeSnapshot, host: Host, progress: Progress) -> None:

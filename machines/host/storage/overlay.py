@@ -114,6 +114,10 @@ async def copy_upper(
     What belongs to the ids from ``source_uid`` on belongs to those from ``target_uid`` on in the copy: owners, ACLs
     and file capabilities. Raises MachctlError. See copying.copy for the rest.
     """
+    from machines.host.storage.layer_copy import copy_plain
+
+    if copy_plain(source_upper, target_upper, source_uid=source_uid, target_uid=target_uid):
+        return
     from machines.host.storage.copying import copy_mounted
 
     if source_uid != target_uid:
