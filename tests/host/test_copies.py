@@ -110,7 +110,7 @@ def test_restore_goes_back_and_can_be_undone(pool: Host) -> None:
     pool.machctl("stop", "web")
     pool.machctl("restore", "web", undo[1], "--no-undo")
     assert pool.state("web") == "stopped"
-    tree = "/var/lib/machines/web"
+    tree = pool.tree("web")
     assert pool.sh(f"cat {tree}/root/mine; ls {tree}/root").split() == ["second", "added", "mine"]
     assert not pool.exists(f"{tree}/etc/debian_version")
     names = [row["name"] for row in pool.machctl("snapshot", "ls", "web", "--json").json()]
@@ -171,7 +171,7 @@ def test_an_ephemeral_machine_forgets(pool: Host) -> None:
     pool.machctl("stop", "web")
     pool.machctl("start", "web", "--wait", "ip")
     assert pool.inside("web", "ls /root /etc/debian_version").split() == ["/etc/debian_version", "/root:"]
-    assert not pool.exists("/var/lib/machines/web/root/mine")
+    assert not pool.exists(f"{pool.tree('web')}/root/mine")
 
 
 RUN = ("run", "--package", "nginx-light", "--bridge", "br0", "--name", "job", "debian", "--")

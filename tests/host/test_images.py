@@ -45,7 +45,7 @@ def test_an_image_has_a_name_and_is_a_source(pool: Host) -> None:
     assert table[0].split() == ["IMAGE", "SOURCE", "OS", "SIZE", "AGE", "USERS"]
     assert any(row.startswith("small ") for row in table)
     pool.machctl("create", "image:small", "web")
-    assert pool.read("/var/lib/machines/web/etc/mine") == "mine\n"
+    assert pool.read(f"{pool.tree('web')}/etc/mine") == "mine\n"
     pool.machctl("image", "rm", "small", status=5).says("small", "web")
     pool.machctl("create", "image:nosuch", "two", status=4).says("nosuch")
 
@@ -69,7 +69,7 @@ def test_an_image_is_exported_and_imported(pool: Host) -> None:
         pool.machctl("image", "export", "small", file, "--format", form).says("exported")
         pool.machctl("image", "import", f"again-{form}", file).says(f"image again-{form}")
         pool.machctl("create", f"image:again-{form}", f"web-{form}")
-        assert pool.read(f"/var/lib/machines/web-{form}/etc/mine") == "mine\n"
+        assert pool.read(f"{pool.tree(f'web-{form}')}/etc/mine") == "mine\n"
 
 
 def test_prune_takes_only_what_nobody_uses(pool: Host) -> None:

@@ -171,9 +171,9 @@ def test_of_two_creates_at_once_one_makes_the_base(pool: Host) -> None:
     assert [first.returncode, second.returncode] == [0, 0], said
     assert sorted("unpacking" in text for text in said) == [False, True], said
     assert [row["users"] for row in images(pool, source)] == [["one", "two"]]
-    listing = "cd /var/lib/machines/$1 && find many -type f -exec sha256sum {} + | sort -k 2 | sha256sum"
-    assert pool.sh(listing, "one") == pool.sh(listing, "two")
-    assert pool.sh("ls /var/lib/machines/one/many | wc -l") == "500"
+    listing = "cd $1 && find many -type f -exec sha256sum {} + | sort -k 2 | sha256sum"
+    assert pool.sh(listing, pool.tree("one")) == pool.sh(listing, pool.tree("two"))
+    assert pool.sh(f"ls {pool.tree('one')}/many | wc -l") == "500"
 
 
 @pytest.mark.parametrize("driver", ["overlay"])
@@ -181,7 +181,6 @@ def test_a_base_that_was_deleted_by_hand_is_missed(pool: Host) -> None:
     source = small_tar(pool, "/root/deleted")
     pool.machctl("create", source, "web")
     (image,) = images(pool, source)
-    pool.sh("umount /var/lib/machines/web /var/lib/machctl/store/layers/web/lower")
     pool.sh(f"rm -r /var/lib/machctl/store/bases/{image['id']}")
     pool.machctl("start", "web", status=4).says("web", str(image["id"]), "gone", "machctl rm web")
     pool.machctl("rm", "web")
@@ -212,7 +211,7 @@ def test_a_directory_and_an_image_are_sources(pool: Host) -> None:
     assert pool.inside("web", "cat /etc/mine; systemctl is-system-running").split() == ["mine", "running"]
     (image,) = images(pool, "dir:/root/tree")
     pool.machctl("create", f"image:{image['id']}", "two")
-    assert pool.read("/var/lib/machines/two/etc/mine") == "mine\n"
+    assert pool.read(f"{pool.tree('two')}/etc/mine") == "mine\n"
 
 
 def test_a_disk_image_boots(roads: Roads) -> None:
@@ -257,7 +256,7 @@ def test_machines_survive_a_reboot_on_every_driver(pool: Host, driver: str) -> N
     for name in (*running, *stopped):
         storage = ("--storage", "copy") if name.startswith("copy") else ()
         pool.copy(name, *storage, *("--autostart",) * (name in running))
-        pool.sh("echo $1 >/var/lib/machines/$1/root/mine", name)
+        pool.sh('echo "$1" >"$2/root/mine"', name, pool.tree(name))
     boot = "cat /proc/1/stat | cut -d ' ' -f 22"
     before = pool.sh(boot)
     pool.run("systemctl", "reboot", status=None)

@@ -138,7 +138,7 @@ def interrupted(host: Host, look: str, *words: str) -> None:
 def test_ctrl_c_leaves_nothing(host: Host) -> None:
     host.machctl("create", *SOURCE)
     host.sh("mkdir $1 && cd $1 && for i in $(seq 3000); do echo $i >$i; done; head -c 150M /dev/urandom >big",
-            "/var/lib/machines/web/srv/many")  # fmt: skip
+            f"{host.tree('web')}/srv/many")  # fmt: skip
     host.sh(f"tar -C /var/lib/machines/web -cf {ROOM}/web.tar .")
     with host.unchanged():
         interrupted(host, "ls -d /var/lib/machctl/store/bases/.new-*/tree/srv/many", "create", f"tar:{ROOM}/web.tar",
@@ -162,7 +162,7 @@ def test_ctrl_c_leaves_nothing(host: Host) -> None:
 
 def test_a_full_disk_is_named_and_nothing_is_left(host: Host) -> None:
     host.machctl("create", *SOURCE)
-    host.sh("head -c 80M /dev/urandom >/var/lib/machines/web/srv/big && sync -f /var/lib/machines/web")
+    host.sh("head -c 80M /dev/urandom >$1/srv/big && sync -f $1", host.tree("web"))
     host.sh(f"tar -C /var/lib/machines/web -cf {ROOM}/web.tar .")
     layered = host.exists("/var/lib/machctl/store/layers/web")
     with host.unchanged():
@@ -195,7 +195,7 @@ def test_a_base_that_somebody_deleted(host: Host) -> None:
     host.machctl("export", "web", f"{ROOM}/own.tar")
     host.machctl("create", f"tar:{ROOM}/own.tar", "own", "--insecure")
     place = f"/var/lib/machctl/store/bases/{host.machine('own')['base']}"
-    host.sh("cd /var/lib/machines/own; echo mine >root/mine; chown --reference=. root/mine")
+    host.sh("cd $1; echo mine >root/mine; chown --reference=. root/mine", host.tree("own"))
     host.sh("cp -a $1 /root/bad/base; btrfs -q subvolume delete $1/tree 2>/dev/null; rm -rf $1", place)
     layered = host.exists("/var/lib/machctl/store/layers/own")
     if layered:
@@ -238,6 +238,7 @@ def test_machinectl_behind_our_back(host: Host, words: tuple[str, ...]) -> None:
 def test_traps_of_a_guest_reach_nothing(host: Host) -> None:
     host.machctl("create", *SOURCE)
     host.machctl("snapshot", "create", "web", "before")
+    host.tree("web")
     host.sh(TRAPS)
     before = host.sh(CANARY)
     for words in (
@@ -279,7 +280,7 @@ def test_traps_of_a_guest_reach_nothing(host: Host) -> None:
 def test_a_tree_whose_directories_lead_outside(host: Host, place: str) -> None:
     host.machctl("create", *SOURCE)
     host.sh(f"mkdir -p {ROOM}/canary/systemd/network; echo TOP-SECRET >{ROOM}/canary/machine-id")
-    host.sh(f'cd /var/lib/machines/web && rm -rf "$1" && ln -s {ROOM}/canary "$1"', place)
+    host.sh(f'cd "$2" && rm -rf "$1" && ln -s {ROOM}/canary "$1"', place, host.tree("web"))
     before = host.sh(CANARY)
     # nspawn makes the directories of the guest's journal, wherever a link there leads: no start of that one.
     start = [] if place == "var" else [("start", "web")]
@@ -328,7 +329,7 @@ def test_archives_that_are_not_what_they_should_be(host: Host) -> None:
     refused(wrong, hashlib.sha256(whole).hexdigest(), "0" * 64)
     # What has the set-user-ID bit has it inside only: who is root there is nobody here, and nobody here gets there.
     host.machctl("create", f"tar:{ROOM}/x.tar.gz", "web", "--insecure")
-    assert host.sh("stat -c %A /var/lib/machines/web/usr/bin/su") == "-rwsr-xr-x"
+    assert host.sh("stat -c %A $1/usr/bin/su", host.tree("web")) == "-rwsr-xr-x"
     host.run("setpriv", "--reuid=65534", "--clear-groups", "cat", "/var/lib/machines/web/usr/bin/su", status=1)
     store = "cat /var/lib/machctl/store/bases/*/tree/usr/bin/su"
     host.run("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", store, status=1)
@@ -347,7 +348,7 @@ def test_an_archive_of_very_many_files(host: Host) -> None:
     assert status == 0
     assert megabytes < 300
     assert seconds < 120
-    assert host.sh("find /var/lib/machines/web/srv -type f | wc -l") == "200000"
+    assert host.sh("find $1/srv -type f | wc -l", host.tree("web")) == "200000"
 
 
 def layout(*, layer_type: str = "application/vnd.oci.image.layer.v1.tar", wrong: bool = False, arch: str = "") -> bytes:

@@ -121,7 +121,7 @@ def podman(roads: Roads) -> Host:
 def test_podman_runs_what_is_exported_as_an_image(podman: Host, here: Host) -> None:
     assert podman is here
     here.copy("web")
-    here.sh("echo mine >/var/lib/machines/web/root/mine")
+    here.sh('echo mine >"$1/root/mine"', here.tree("web"))
     here.machctl("export", "web", "/root/web.oci", "--format", "oci")
     command = "podman --storage-driver=vfs --cgroup-manager=cgroupfs"
     run = f"{command} run --rm --network=none --cgroups=disabled --pull=never"
