@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from fakeguests import FakeGuests
 from machines.errors import CommandFailed, Conflict, MachctlError, NotFound
 from machines.host.interfaces import Progress, SourceRequest
 from machines.model.base import Base, Payload
@@ -47,6 +48,14 @@ class FakeFiles:
 
     def remove_file(self, path: str) -> None:
         self.texts.pop(path, None)
+
+    def read_hosts(self) -> str:
+        return self.texts.get("/etc/hosts", "")
+
+    def write_hosts(self, text: str) -> None:
+        self.texts["/etc/hosts"] = text
+        if not text:
+            self.remove_file("/etc/hosts")
 
     @contextlib.contextmanager
     def lock(self, name: str, *, what: str) -> Iterator[None]:
@@ -85,50 +94,6 @@ class FakeFiles:
 
     def abandoned_directories(self) -> list[str]:
         return []
-
-
-class FakeGuests:
-    """machines.host.interfaces.Guests: all trees are one mapping of paths, and have the files they are given."""
-
-    def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-        self.modes: dict[str, int] = {}
-        self.copied: list[str] = []
-
-    def exists(self, root: str, path: str) -> bool:
-        return root + path in self.texts
-
-    def read_file(self, root: str, path: str) -> str | None:
-        if root.endswith("/upper"):
-            # What is in a layer is seen in the tree it is mounted on.
-            root = paths.tree(root.split("/")[-2])
-        return self.texts.get(root + path)
-
-    def write_file(self, root: str, path: str, text: str, *, mode: int = 0o644) -> None:
-        self.texts[root + path] = text
-        self.modes[root + path] = mode
-
-    def link(self, root: str, path: str, target: str) -> None:
-        self.texts[root + path] = f"-> {target}"
-
-    def remove_file(self, root: str, path: str) -> None:
-        self.texts.pop(root + path, None)
-
-    def list_directory(self, root: str, path: str) -> list[str]:
-        inside = f"{root}{path}/"
-        return sorted({name[len(inside) :].split("/")[0] for name in self.texts if name.startswith(inside)})
-
-    def remove_tree(self, root: str, path: str) -> None:
-        whole = root + path
-        self.texts = {name: text for name, text in self.texts.items() if not f"{name}/".startswith(f"{whole}/")}
-
-    def copy_directories(self, root: str, other: str, path: str) -> None:
-        self.copied.append(path)
-
-    def move(self, root: str, other: str, *, keep: bool = False) -> None:
-        """Let what is in one tree be in another."""
-        for name in [name for name in self.texts if name.startswith(f"{root}/")]:
-            self.texts[other + name[len(root) :]] = self.texts[name] if keep else self.texts.pop(name)
 
 
 class FakeStorage:
@@ -308,7 +273,10 @@ class FakeHost:
         self.facts: Any = SimpleNamespace(
             machined_state=lambda: "",
             links=lambda: dict(self.bridges),
-            routes=lambda: (),
+            routes=lambda: {},
+            routes6=lambda: {},
+            machine_id=lambda: "b4c5",
+            ipv6_enabled=lambda: True,
             listeners=lambda: (),
             dns=lambda: ("10.0.2.3",),
             ipv6_loopback=lambda: True,
@@ -319,6 +287,7 @@ class FakeHost:
             frozen_machines=lambda: {},
         )
         self.links: Any = SimpleNamespace(remove_link=lambda name: self.bridges.pop(name, None))
+        self.hosts: Any = self.files
         self.tools: Any = SimpleNamespace(which=lambda tool: f"/usr/bin/{tool}", run=self._run)
         self.units: Any = SimpleNamespace(
             states=lambda patterns: {
@@ -326,6 +295,7 @@ class FakeHost:
                 **dict.fromkeys(self.active, "active"),
             },
             needs_reload=lambda unit: False,
+            run_jobs=lambda verb, units: [self.call(f"{verb} {unit}") for unit in units],
             reset_failed=lambda unit: None,
             reload=lambda: self.call("reload systemd"),
             reload_networkd=lambda: self.call("reload networkd"),
@@ -341,6 +311,9 @@ class FakeHost:
     def booted(self) -> bool:
         return True
 
+    def hostname(self) -> str:
+        return "box"
+
     def registered(self) -> dict[str, Any]:
         return {}
 
@@ -349,6 +322,9 @@ class FakeHost:
 
     def addresses(self, leader: int) -> tuple[str, ...]:
         return ()
+
+    def inner_links(self, leader: int) -> frozenset[str]:
+        return frozenset()
 
     def os_release(self, *, leader: int | None, tree: str | None) -> dict[str, str]:
         return {"ID": "debian", "VERSION_ID": "13"}
@@ -369,7 +345,8 @@ class FakeHost:
         if argv[:2] == ["nft", "-f"]:
             # Text on stdin drops the table, a file loads it with all that lies in its folder.
             loaded = self.files.read_files([f"{paths.NAT_DIRECTORY}/*.nft"])
-            self.nat = "" if input else "\n".join(["table inet machctl", *loaded.values()])
+            base = self.files.read_text(paths.NAT_FILE) or ""
+            self.nat = "" if input else "\n".join([base, "table inet machctl", *loaded.values()])
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     def _job(self, verb: str) -> Any:

@@ -10,17 +10,22 @@ from typing import Any
 
 from machines.declare.write import write_machine
 from machines.model.base import Base, Payload
+from machines.model.link import Attachment
 from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.network import Network
 from machines.model.observed import Host, Link, Record
 from machines.model.source import Source
 from machines.model.tree import Tree
-from machines.plan.check import TOOLS
+from machines.plan.check_host import TOOLS
+from machines.plan.links import link_targets
+from machines.plan.names import guest_lines, host_lines, with_block
+from machines.plan.networks import network_files
 from machines.plan.place import place
 from machines.plan.steps import Plan, Step
 from machines.render import paths
-from machines.render.files import Placement, render_bridge, render_guest, render_machine
+from machines.render.machine import render_machine
+from machines.render.placement import Placement
 
 TRIXIE = Source("debian", "trixie")
 SUBNET = ipaddress.IPv4Network("10.64.7.0/24")
@@ -32,8 +37,9 @@ PAYLOAD = Payload(("/bin/server", "--name", 'the "best" one'), ("PATH=/bin", "MO
 
 def machine(name: str = "web", **values: Any) -> Machine:
     """A machine on br0, declared in its own file."""
+    links = tuple(Attachment("bridge", bridge) for bridge in values.pop("bridges", ("br0",)))
     return Machine(
-        **{"name": name, "source": TRIXIE, "origin": f"/etc/machctl/fleet.d/{name}.toml", "bridges": ("br0",), **values}
+        **{"name": name, "source": TRIXIE, "origin": f"/etc/machctl/fleet.d/{name}.toml", "links": links, **values}
     )
 
 
@@ -62,12 +68,11 @@ def host_with(*machines: Machine, driver: str = "copy", payload: Payload | None 
 
     ``driver`` keeps their trees, ``payload`` is what runs in them in place of an init.
     """
-    host = empty_host(networks={"br0": SUBNET}, links={"br0": BRIDGE}, active=frozenset({bridge_unit("br0")}))
+    host = empty_host(networks={"br0": NETWORK}, links={"br0": BRIDGE}, active=frozenset({bridge_unit("br0")}))
     for each in machines:
         placement = place(each, dataclasses.replace(host, storage={each.storage: driver}), payload=payload)
         files = {each.origin: write_machine(each)} | render_machine(each, placement)
-        for network in placement.networks.values():
-            files |= render_bridge(network, networkd=host.networkd, dns=host.dns)
+        files |= network_files(placement.networks.values(), host)
         record = Record(
             each.name,
             dict(placement.addresses),
@@ -78,28 +83,34 @@ def host_with(*machines: Machine, driver: str = "copy", payload: Payload | None 
             uid=placement.uid,
             payload=payload,
             disk=each.disk,
+            addresses6=dict(placement.addresses6),
+            networks=tuple(bridge for bridge in placement.networks if bridge not in placement.addresses),
+            links=link_targets(each),
         )
         kind = {"btrfs": "subvolume", "overlay": "overlay"}.get(placement.storage, "directory")
         host = dataclasses.replace(
             host,
             files={**host.files, **files},
             trees={**host.trees, each.name: Tree(each.name, f"/var/lib/machines/{each.name}", kind)},
-            guest_files={
-                **host.guest_files,
-                **{(each.name, path): text for path, text in render_guest(each, placement).items()},
-            },
             records={**host.records, each.name: record},
             enabled={**host.enabled, **({each.name: True} if each.autostart else {})},
             loaded=host.loaded | {machine_unit(each.name)},
             disks={**host.disks, **({each.name: each.disk} if each.disk is not None else {})},
         )
-    return dataclasses.replace(host, **{"nat": nat_table(host.files), **values})
+    known = with_block("", host_lines(host.records, host.networks, host.hostname))
+    inside = {
+        name: with_block("", guest_lines(name, host.records, host.networks, host.hostname))
+        for name, tree in host.trees.items()
+        if tree.kind != "raw"
+    }
+    files = {**host.files, paths.HOSTS_FILE: known}
+    return dataclasses.replace(host, **{"nat": nat_table(host.files), "files": files, "guest_hosts": inside, **values})
 
 
 def nat_table(files: Mapping[str, str]) -> str:
     """The table of these files once loaded: nft lists its rules in the words they were written in, or in fewer."""
     rules = (text for path, text in files.items() if path.startswith(f"{paths.NAT_DIRECTORY}/"))
-    return "\n".join(["table inet machctl {", *rules, "}"])
+    return "\n".join([files.get(paths.NAT_FILE, ""), "table inet machctl {", *rules, "}"])
 
 
 def running(host: Host, *names: str) -> Host:

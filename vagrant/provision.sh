@@ -138,6 +138,11 @@ install_units() {
                 ;;
         esac
     done
+    # What flushes or drops what machctl loaded pulls in what loads it again.
+    for pair in nftables:nat-again docker:firewall firewalld:firewall; do
+        mkdir -p "$UNITS/${pair%:*}.service.wants"
+        ln -sfn "../machctl-${pair#*:}.service" "$UNITS/${pair%:*}.service.wants/machctl-${pair#*:}.service"
+    done
     # The previous install names what it brought; whatever of that this checkout no longer ships goes.
     for unit in "$LIB.old"/units/* "$UNITS"/machctl-*; do
         name=${unit##*/}

@@ -20,6 +20,7 @@ _COLORS = {
     "ok": "32",
     "warning": "33",
     "bad": "31",
+    "skipped": "2",
 }
 
 

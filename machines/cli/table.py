@@ -24,6 +24,9 @@ VERBS = {
     "show": ("look", "Show all that is known of machines, for programs"),
     "cat": ("look", "Show the files that were rendered for a machine"),
     "set": ("change", "Change limits of a machine, now and for good"),
+    "publish": ("publish", "Let ports of a machine answer on the host, and start it by them"),
+    "unpublish": ("publish", "Let ports of a machine answer no more"),
+    "port": ("publish", "List who answers where"),
     "rm": ("change", "Remove machines with all that was made for them"),
     "clone": ("copies", "Copy a machine; the copy has an identity of its own"),
     "rename": ("copies", "Call a machine by another name"),
@@ -36,13 +39,17 @@ VERBS = {
     "import": ("transfer", "Make a machine of an archive"),
     "image": ("image", "Manage what machines are made of: ls, show, pull, build, rm, prune, refresh, import, export"),
     "pool": ("pool", "Make a pool that can take snapshots: create"),
+    "network": ("network", "Manage networks: create, ls, show, rm"),
     "plan": ("fleet", "Show what apply would do, and why"),
+    "net": ("net", "Links of machines: ls, attach, detach"),
+    "ip": ("net", "Show addresses of machines by their links"),
     "apply": ("fleet", "Make the host what is declared"),
     "gc": ("fleet", "Clean up after interrupted runs"),
-    "doctor": ("host", "Check what machines need of this host"),
+    "doctor": ("doctor", "Check what machines need of this host, or the network of one machine hop by hop"),
     "version": ("host", "Show the version"),
     "completion": ("host", "Print the completion script of a shell"),
     "bridge": ("bridge", ""),
+    "firewall": ("firewall", ""),
 }
 ALIASES = {
     "ls": "list",
@@ -54,8 +61,8 @@ ALIASES = {
     "init": "create",
     "kill": "terminate",
 }
-HIDDEN = {"bridge"}
-GROUPS = {"snapshot", "image", "pool"}
+HIDDEN = {"bridge", "firewall"}
+GROUPS = {"snapshot", "image", "pool", "network", "net"}
 # Verbs whose functions would otherwise be called like something of Python's.
 _SUFFIXED = {"list", "set", "exec", "import", "run"}
 

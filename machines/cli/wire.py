@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -47,6 +47,13 @@ class RealHost:
         return facts
 
     @cached_property
+    def hosts(self) -> interfaces.Hosts:
+        """The host's hosts(5)."""
+        from machines.host import hosts
+
+        return hosts
+
+    @cached_property
     def tools(self) -> interfaces.Tools:
         """Child processes."""
         from machines.host import run
@@ -59,6 +66,13 @@ class RealHost:
         from machines.host import netlink
 
         return cast("interfaces.Links", netlink)
+
+    @cached_property
+    def probes(self) -> interfaces.Probes:
+        """Packets sent to see what becomes of them."""
+        from machines.host import probe
+
+        return probe
 
     @cached_property
     def units(self) -> Units:
@@ -83,6 +97,10 @@ class RealHost:
         """Tell whether systemd is PID 1."""
         return os.path.isdir("/run/systemd/system")
 
+    def hostname(self) -> str:
+        """Give what this host is called."""
+        return os.uname().nodename
+
     def registered(self) -> dict[str, Any]:
         """Give the running machines by name."""
         from machines.host.registered import registered
@@ -98,6 +116,12 @@ class RealHost:
         from machines.host.registered import addresses
 
         return addresses(leader)
+
+    def inner_links(self, leader: int) -> frozenset[str]:
+        """Give the names of the links of a running machine."""
+        from machines.host.registered import inner_links
+
+        return inner_links(leader)
 
     def os_release(self, *, leader: int | None, tree: str | None) -> dict[str, str]:
         """Give os-release(5) of a running machine or of a tree."""
@@ -160,6 +184,14 @@ class Units:
     def start(self, unit: str) -> str:
         """Dispatch a job that starts a unit."""
         return self._manager.start(unit)
+
+    def wait_active(self, wanted: Mapping[str, bool], *, timeout: float) -> bool:
+        """Wait until units are active, or are not."""
+        return self._manager.wait_active(wanted, timeout=timeout)
+
+    def run_jobs(self, verb: str, units: Sequence[str]) -> None:
+        """Start, stop or restart units and wait."""
+        self._manager.run_jobs(verb, units)
 
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
         """Wait for a job that was dispatched."""

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from machines.declare import values
+from machines.declare.links import check_links, links_of, parse_bridge, parse_link, parse_mode
+from machines.declare.ports import check_ports
 from machines.declare.reader import Table
 from machines.declare.toml import parse_toml
 from machines.errors import InvalidFile, InvalidValue, MachctlError
 from machines.model.base import STALE_AFTER_DAYS
-from machines.model.machine import DEFAULT_BRIDGE, Machine
-from machines.model.names import check_link_name, check_new_name
+from machines.model.machine import Machine
+from machines.model.names import check_new_name
 from machines.model.source import Source, parse_source
 
 FLEET_FILE = "/etc/machctl/fleet.toml"
@@ -38,6 +40,10 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
             continue
         top = Table(content, file=file, path="", errors=errors)
         _stale_after(top)
+        if "networks" in top.values:
+            from machines.declare.networks import read_networks
+
+            read_networks(top)
         for name, table in top.tables("machines"):
             before = len(errors)
             machine = _machine(name, table)
@@ -78,6 +84,7 @@ def _machine(name: str, table: Table) -> Machine | None:
         table.fail("", error.message, error.hint)
         return None
     mirror = table.text("mirror", values.parse_mirror, None)
+    mode = table.text("network", parse_mode, "private")
     source = table.text("source", lambda text: parse_source(text, any_suite=mirror is not None), None)
     if source is None and "source" not in table.values:
         table.fail("source", "is missing", hint='source = "debian:trixie"')
@@ -87,8 +94,13 @@ def _machine(name: str, table: Table) -> Machine | None:
         name=name,
         source=source or Source("debian", "trixie"),
         origin=table.file,
-        bridges=table.texts("bridges", check_link_name, (DEFAULT_BRIDGE,)),
+        network=mode,
+        links=links_of(table.texts("bridges", parse_bridge, None), table.texts("links", parse_link, None), mode=mode),
         publish=table.texts("publish", values.parse_publish),
+        isolated=table.flag("isolated", default=False),
+        egress=table.texts("egress", values.parse_egress, None),
+        on_demand=table.flag("on-demand", default=False),
+        idle_stop=table.number("idle-stop", values.parse_duration, None),
         binds=table.texts("binds", values.parse_bind),
         packages=table.texts("packages", values.parse_package),
         mirror=mirror,
@@ -115,21 +127,11 @@ def _machine(name: str, table: Table) -> Machine | None:
 def check_machine(machine: Machine) -> list[MachctlError]:
     """Give what is wrong with a machine's values taken together, each being right by itself."""
     errors: list[MachctlError] = []
-    if not machine.bridges:
-        errors.append(
-            InvalidValue(f"{machine.name} is on no bridge", hint=f"leave bridges out, and it is on {DEFAULT_BRIDGE}")
-        )
-    for index, port in enumerate(machine.publish):
-        for other in machine.publish[:index]:
-            if port.collides(other):
-                errors.append(
-                    InvalidValue(
-                        f"ports {other} and {port} of {machine.name} are the same on the host", hint="change one"
-                    )
-                )
-    for what, found in (("bridge", machine.bridges), ("bind", [bind.destination for bind in machine.binds])):
-        for value in sorted({value for value in found if list(found).count(value) > 1}):
-            errors.append(InvalidValue(f"{what} {value} of {machine.name} is given twice", hint="leave one out"))
+    errors += check_links(machine)
+    errors += check_ports(machine)
+    found = [bind.destination for bind in machine.binds]
+    for value in sorted({value for value in found if found.count(value) > 1}):
+        errors.append(InvalidValue(f"bind {value} of {machine.name} is given twice", hint="leave one out"))
     errors += _check_source(machine)
     return errors
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from machines.errors import InvalidFile, MachctlError
 
@@ -46,7 +46,13 @@ class Table:
             return default
         return self._parsed(key, str(value), parse, default)
 
-    def texts(self, key: str, parse: Callable[[str], T], default: tuple[T, ...] = ()) -> tuple[T, ...]:
+    @overload
+    def texts(self, key: str, parse: Callable[[str], T], default: tuple[T, ...] = ()) -> tuple[T, ...]: ...
+
+    @overload
+    def texts(self, key: str, parse: Callable[[str], T], default: None) -> tuple[T, ...] | None: ...
+
+    def texts(self, key: str, parse: Callable[[str], T], default: tuple[T, ...] | None = ()) -> tuple[T, ...] | None:
         """Read a list of strings through ``parse``."""
         value = self._get(key)
         if value is None:

@@ -23,6 +23,19 @@ def parse_toml(text: str) -> dict[str, object]:
     return tomllib.loads(text)
 
 
+def declares_only(text: str, kind: str, name: str) -> bool:
+    """Tell whether a declaration file says nothing but ``[KIND.NAME]``: no others, and nothing else that would be lost.
+
+    What cannot be read may say anything.
+    """
+    try:
+        content = parse_toml(text)
+    except ValueError:
+        return False
+    declared = content.pop(kind, None)
+    return isinstance(declared, dict) and set(declared) == {name} and not any(content.values())
+
+
 def _plain(text: str) -> dict[str, object] | None:
     """Read tables of one line a value, each of which means the same in JSON; None where there is anything else."""
     top: dict[str, object] = {}

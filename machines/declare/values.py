@@ -10,10 +10,13 @@ import re
 from machines.errors import InvalidValue
 from machines.model.machine import Bind, Publish
 from machines.model.names import is_machine_name
+from machines.model.publish import Egress
 
 MEMORY_MIN = 16 * 1024 * 1024
 DISK_MIN = 256 * 1024 * 1024
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_PROTOCOLS = ("tcp", "udp")
+_SECONDS = {"s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Fedora's names have capitals and underscores, Arch's an @ here and there.
 _PACKAGE = r"[A-Za-z0-9][A-Za-z0-9+._@-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?"
 
@@ -55,21 +58,62 @@ def parse_cpus(text: str) -> float:
 
 
 def parse_publish(text: str) -> Publish:
-    """Read ``[IP:]HOST:GUEST[/tcp]``, docker's notation. Raises InvalidValue."""
-    form = "write [IP:]HOST:GUEST, as in 8080:80 or 127.0.0.1:8080:80"
-    words, _, protocol = text.partition("/")
-    if protocol not in {"", "tcp"}:
-        raise InvalidValue(f"published port {text!r}: only tcp is supported yet", hint=form)
+    """Read ``[IP:]HOST[-HOST]:GUEST[-GUEST][/tcp|/udp]``, docker's notation. Raises InvalidValue."""
+    form = "write [IP:]HOST:GUEST, as in 8080:80, 127.0.0.1:8080:80, 53:53/udp or 8000-8010:8000-8010"
+    words, slash, protocol = text.partition("/")
+    if slash and protocol not in _PROTOCOLS:
+        raise InvalidValue(f"published port {text!r}: {protocol!r} is not a protocol", hint="write /tcp or /udp")
+    before, _, single = words.rpartition(":")
+    if not before or before.endswith("]") or "." in before.partition(":")[0] == before:
+        words = f"{words}:{single}"
     match = re.fullmatch(r"(?:\[(?P<v6>[^\]]*)\]:|(?P<v4>[^:]*):)?(?P<host>[^:]*):(?P<guest>[^:]*)", words)
     if not match:
         raise InvalidValue(f"{text!r} is not a published port", hint=form)
     address = match["v6"] if match["v6"] is not None else match["v4"]
-    return Publish(_port(match["host"], text), _port(match["guest"], text), _address(address, text))
+    what = f"published port {text!r}"
+    host, last = _ports(match["host"], what)
+    guest, guest_last = _ports(match["guest"], what)
+    if last - host != guest_last - guest:
+        raise InvalidValue(
+            f"{what}: {last - host + 1} ports of the host are not {guest_last - guest + 1} of the machine",
+            hint=f"write as many on both sides: {match['host']}:{guest}-{min(guest + last - host, 65535)}",
+        )
+    return Publish(host, guest, _address(address, text), protocol or "tcp", last - host + 1)
 
 
-def _port(word: str, text: str) -> int:
+def parse_egress(text: str) -> Egress:
+    """Read ``PORT[-PORT][/tcp|/udp]``, ports that a machine may reach. Raises InvalidValue."""
+    words, slash, protocol = text.partition("/")
+    if slash and protocol not in _PROTOCOLS:
+        raise InvalidValue(f"egress {text!r}: {protocol!r} is not a protocol", hint="write 443, 53/udp or 8000-8010")
+    first, last = _ports(words, f"egress {text!r}")
+    return Egress(first, last, protocol or "tcp")
+
+
+def parse_egress_list(text: str) -> tuple[Egress, ...]:
+    """Read what a machine may reach, ports with commas between them, or ``none``. Raises InvalidValue."""
+    return () if text == "none" else tuple(parse_egress(word) for word in text.split(","))
+
+
+def parse_flag(text: str) -> bool:
+    """Read ``yes`` or ``no``. Raises InvalidValue."""
+    if text not in {"yes", "no", "true", "false"}:
+        raise InvalidValue(f"{text!r} is neither yes nor no", hint="write yes or no")
+    return text in {"yes", "true"}
+
+
+def _ports(word: str, what: str) -> tuple[int, int]:
+    """Read a port or a range of them."""
+    first, dash, last = word.partition("-")
+    ports = _port(first, what), _port(last if dash else first, what)
+    if ports[0] > ports[1]:
+        raise InvalidValue(f"{what}: the range {word} goes backwards", hint=f"write {ports[1]}-{ports[0]}")
+    return ports
+
+
+def _port(word: str, what: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", word) or not 1 <= int(word) <= 65535:
-        raise InvalidValue(f"published port {text!r}: {word!r} is not a port", hint="ports go from 1 to 65535")
+        raise InvalidValue(f"{what}: {word!r} is not a port", hint="ports go from 1 to 65535")
     return int(word)
 
 
@@ -186,6 +230,15 @@ def parse_days(text: str) -> float:
     return days
 
 
+def parse_duration(text: str) -> int:
+    """Read a time such as ``90s``, ``10m`` or ``1h`` in whole seconds. Raises InvalidValue."""
+    match = re.fullmatch(r"([0-9]{1,7})(s|m|min|h|d)?", text.strip())
+    seconds = int(match[1]) * _SECONDS[match[2] or ""] if match else 0
+    if not 1 <= seconds <= 10 * 365 * 86400:
+        raise InvalidValue(f"{text!r} is not a time", hint="write a number and a unit: 90s, 10m, 1h")
+    return seconds
+
+
 def parse_checksum(text: str) -> str:
     """Read ``sha256:HEX``, ``sha512:HEX`` or the bare digits. Raises InvalidValue."""
     kind, _, digits = text.strip().lower().rpartition(":")
@@ -208,6 +261,14 @@ def format_memory(size: int) -> str:
         if size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]}{unit}"
     return str(size)
+
+
+def format_duration(seconds: int) -> str:
+    """Give seconds back as the shortest text that parse_duration() reads as the same."""
+    for unit in ("d", "h", "m"):
+        if seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]}{unit}"
+    return f"{seconds}s"
 
 
 def format_cpus(cpus: float) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 
-from machines.declare.values import format_cpus, format_memory
-from machines.model.machine import DEFAULT_BRIDGE, Machine
+from machines.declare.links import link_values
+from machines.declare.values import format_cpus, format_duration, format_memory
+from machines.model.machine import Machine
 
 _KEYS = (
     "source", "checksum", "insecure", "mirror", "keyring", "variant", "bootstrapper", "packages", "storage", "disk",
-    "ephemeral", "hostname", "bridges", "publish", "binds", "memory", "cpus", "ssh-keys", "autostart",
+    "ephemeral", "hostname", "network", "bridges", "links", "isolated", "egress", "publish", "on-demand", "idle-stop",
+    "binds", "memory", "cpus", "ssh-keys", "autostart",
 )  # fmt: skip
 
 # What a key of TOML may be made of without quotation marks.
@@ -42,8 +44,15 @@ def declared_values(machine: Machine) -> dict[str, object]:
         found["ephemeral"] = True
     if machine.hostname:
         found["hostname"] = machine.hostname
-    if machine.bridges != (DEFAULT_BRIDGE,):
-        found["bridges"] = list(machine.bridges)
+    found |= link_values(machine)
+    if machine.isolated:
+        found["isolated"] = True
+    if machine.egress is not None:
+        found["egress"] = [str(ports) for ports in machine.egress]
+    if machine.on_demand:
+        found["on-demand"] = True
+    if machine.idle_stop is not None:
+        found["idle-stop"] = format_duration(machine.idle_stop)
     if machine.publish:
         found["publish"] = [str(port) for port in machine.publish]
     if machine.binds:
@@ -66,6 +75,8 @@ def write_machine(machine: Machine, text: str = "", *, before: Machine | None = 
     With what the machine was ``before``, only what has changed since is written.
     """
     if not text:
+        return _new_file(machine)
+    if before is not None and text == _new_file(before):
         return _new_file(machine)
     import tomlkit
 

@@ -12,13 +12,21 @@ from machines.host.files import read_text
 from machines.host.guest import read_file
 from machines.host.matching import matching
 from machines.host.storage.pool import filesystem_of
+from machines.host.sysctl import forward_ipv6 as forward_ipv6
+from machines.host.sysctl import ipv6_enabled as ipv6_enabled
+from machines.host.sysctl import set_sysctl as set_sysctl
+from machines.host.sysctl import sysctl as sysctl
 from machines.model.limits import Limits
 from machines.model.observed import Link, Listener
 from machines.model.tree import Tree
 
 # Kernel: file systems with FS_ALLOW_IDMAP that people bind from.
 _IDMAP_FILESYSTEMS = {"btrfs", "ext4", "f2fs", "tmpfs", "vfat", "xfs"}
-_TCP_LISTEN = "0A"
+# TCP_LISTEN and TCP_CLOSE, which a UDP socket is in that is not connected (include/net/tcp_states.h).
+_LISTEN = {"tcp": "0A", "udp": "07"}
+
+# What is shorter is as good as a default route: OpenVPN has the two halves of one in its place.
+_PREFIX_MIN, _PREFIX6_MIN = 8, 16
 
 JOURNALS = "/var/log/journal"
 
@@ -47,68 +55,114 @@ def links() -> dict[str, Link]:
             if key == "DEVTYPE":
                 kind = value
         ports = tuple(sorted(os.listdir(f"{path}/brif"))) if os.path.isdir(f"{path}/brif") else ()
-        found[name] = Link(name, "bridge" if os.path.isdir(f"{path}/bridge") else kind, ports)
+        bridge = os.path.isdir(f"{path}/bridge")
+        vlans = read_text(f"{path}/bridge/vlan_filtering") if bridge else None
+        found[name] = Link(
+            name, "bridge" if bridge else kind, ports, vlans=None if vlans is None else vlans.strip() == "1"
+        )
     return found
 
 
-def parse_routes(text: str) -> tuple[ipaddress.IPv4Network, ...]:
-    """Read /proc/net/route into the subnets the host has routes to, the default route left out."""
-    found = set()
+def parse_routes(text: str) -> dict[ipaddress.IPv4Network, str]:
+    """Read /proc/net/route into the subnets the host has routes to and their links, default routes left out."""
+    found = {}
     for line in text.splitlines()[1:]:
         fields = line.split()
         destination, mask = (int.from_bytes(bytes.fromhex(field), "little") for field in (fields[1], fields[7]))
         length = mask.bit_count()
-        if length:
-            found.add(ipaddress.IPv4Network((destination & mask, length)))
-    return tuple(sorted(found))
+        if length >= _PREFIX_MIN:
+            found[ipaddress.IPv4Network((destination & mask, length))] = fields[0]
+    return {subnet: found[subnet] for subnet in sorted(found)}
 
 
-def routes() -> tuple[ipaddress.IPv4Network, ...]:
-    """Give the IPv4 subnets the host has routes to."""
+def routes() -> dict[ipaddress.IPv4Network, str]:
+    """Give the IPv4 subnets the host has routes to, and the links these leave by."""
     return parse_routes(read_text("/proc/net/route") or "")
 
 
-def parse_listeners(text: str) -> tuple[Listener, ...]:
-    """Read /proc/net/tcp or tcp6 into the sockets that listen (Documentation/networking/proc_net_tcp.rst)."""
+def parse_routes6(text: str) -> dict[ipaddress.IPv6Network, str]:
+    """Read /proc/net/ipv6_route as parse_routes() does: global and unique local subnets only."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split()
+        # Multicast and link-local routes are there on every link, and say nothing of subnets.
+        if len(fields) < 10 or fields[9] == "lo" or fields[0].startswith(("ff", "fe8")):
+            continue
+        if int(fields[1], 16) < _PREFIX6_MIN:
+            continue
+        found[ipaddress.IPv6Network((int(fields[0], 16), int(fields[1], 16)))] = fields[9]
+    return {subnet: found[subnet] for subnet in sorted(found)}
+
+
+def routes6() -> dict[ipaddress.IPv6Network, str]:
+    """Give the IPv6 subnets the host has routes to, and the links these leave by."""
+    return parse_routes6(read_text("/proc/net/ipv6_route") or "")
+
+
+def machine_id() -> str:
+    """Give what no other host is called (machine-id(5))."""
+    return (read_text("/etc/machine-id") or "").strip()
+
+
+def parse_listeners(text: str, protocol: str = "tcp") -> tuple[Listener, ...]:
+    """Read /proc/net/tcp, tcp6, udp or udp6 into the sockets that listen (Documentation/networking/proc_net_tcp.rst).
+
+    One of UDP is taken to do so where it is not connected.
+    """
     found = set()
     for line in text.splitlines()[1:]:
         fields = line.split()
-        if fields[3] != _TCP_LISTEN:
+        if fields[3] != _LISTEN[protocol]:
             continue
         address, _, port = fields[1].partition(":")
         raw = bytes.fromhex(address)
         # The kernel prints each 32-bit word in the byte order of the machine.
         words = [raw[index : index + 4][::-1] for index in range(0, len(raw), 4)]
         listener = ipaddress.ip_address(b"".join(words))
-        found.add(Listener(str(getattr(listener, "ipv4_mapped", None) or listener), int(port, 16)))
+        found.add(Listener(str(getattr(listener, "ipv4_mapped", None) or listener), int(port, 16), protocol))
     return tuple(sorted(found, key=lambda listener: (listener.port, listener.address)))
 
 
 def listeners() -> tuple[Listener, ...]:
-    """Give the TCP sockets of the host that listen."""
+    """Give the TCP and UDP sockets of the host that listen."""
     return tuple(
-        listener for name in ("tcp", "tcp6") for listener in parse_listeners(read_text(f"/proc/net/{name}") or "")
+        listener
+        for protocol in ("tcp", "udp")
+        for version in ("", "6")
+        for listener in parse_listeners(read_text(f"/proc/net/{protocol}{version}") or "", protocol)
     )
 
 
 def parse_resolv_conf(text: str) -> tuple[str, ...]:
-    """Read the IPv4 name servers of a resolv.conf(5) that machines can reach: those on loopback are the host's own."""
-    found = []
+    """Read the name servers of a resolv.conf(5) that machines can reach: those on loopback are the host's own."""
+    found: list[str] = []
     for line in text.splitlines():
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
             try:
-                address = ipaddress.ip_address(words[1].partition("%")[0])
+                address = ipaddress.ip_address(words[1])
             except ValueError:
                 continue
-            if address.version == 4 and not address.is_loopback and str(address) not in found:
+            if not (address.is_loopback or address.is_link_local or address.is_unspecified) and words[1] not in found:
                 found.append(str(address))
-    return tuple(found)
+    # A machine may have no IPv6.
+    return tuple(sorted(found, key=lambda server: ":" in server))
+
+
+# Where whoever puts a server of the host's own into /etc/resolv.conf keeps the ones that it asks itself: resolved,
+# NetworkManager with a dnsmasq, Debian's dnsmasq and unbound with a resolvconf.
+_RESOLV_CONFS = (
+    "/run/systemd/resolve/resolv.conf",
+    "/run/NetworkManager/no-stub-resolv.conf",
+    "/etc/resolv.conf",
+    "/run/dnsmasq/resolv.conf",
+    "/run/resolvconf/resolv.conf",
+)
 
 
 def dns() -> tuple[str, ...]:
     """Give the name servers machines are told of: resolved's uplink ones, else those of /etc/resolv.conf."""
-    for path in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
+    for path in _RESOLV_CONFS:
         servers = parse_resolv_conf(read_text(path) or "")
         if servers:
             return servers
@@ -188,17 +242,3 @@ def _journal_targets() -> dict[str, str]:
             with contextlib.suppress(OSError):
                 found[f"{JOURNALS}/{name}"] = os.readlink(f"{JOURNALS}/{name}")
     return found
-
-
-def sysctl(name: str) -> int | None:
-    """Give a number from /proc/sys, None where the kernel has no such key."""
-    text = read_text(f"/proc/sys/{name.replace('.', '/')}")
-    return int(text.split()[0]) if text and text.split() else None
-
-
-def set_sysctl(name: str, value: int) -> None:
-    """Set a number in /proc/sys where it is another; a read-only one is left (doctor names it)."""
-    if sysctl(name) == value:
-        return
-    with contextlib.suppress(OSError), open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="ascii") as file:
-        file.write(str(value))

@@ -16,12 +16,15 @@ from machines.model.names import machine_lock
 
 LOCK_DIRECTORY = "/run/machctl"
 
+_GUESTS = "/var/lib/machctl/guests"
+
 # Directories that machctl may have made and that go when the last file in them has gone.
 _PRUNED = (
     "/etc/machctl",
     "/etc/machctl/fleet.d",
     "/etc/systemd/nspawn",
     "/var/lib/machctl",
+    _GUESTS,
     "/var/lib/machctl/machines",
     "/var/lib/machctl/nat",
     "/var/lib/machctl/networks",
@@ -30,12 +33,21 @@ _PRUNED = (
     "/var/lib/machctl/store/layers",
     "/var/lib/machctl/store/snapshots",
     "/var/log/machctl",
+    "/etc/systemd/resolved.conf.d",
 )
+# Of all machines whose sockets listen from boot on.
+_SOCKETS = "/etc/systemd/system/sockets.target.d"
+# Of one machine each.
+_OWN = ("/etc/systemd/system/systemd-nspawn@*.service.d", f"{_GUESTS}/*")
 _WRITTEN = (
     *_PRUNED,
+    *_OWN,
+    "/etc",
     "/etc/systemd/system",
     "/etc/systemd/system/*.service.d",
     "/etc/systemd/network",
+    _SOCKETS,
+    "/etc/sysctl.d",
     "/var/lib/machctl/store/bases/*",
 )
 
@@ -89,7 +101,7 @@ def remove_file(path: str) -> None:
     try:
         if path.startswith(f"{LOCK_DIRECTORY}/") and path.endswith(".lock"):
             _remove_lock(path)
-        elif path.endswith(".service.d") and os.path.isdir(path):
+        elif _is_own(path) and os.path.isdir(path):
             # Of a run that was killed before there was anything in it; somebody may have put something there since.
             with contextlib.suppress(OSError):
                 os.rmdir(path)
@@ -102,7 +114,7 @@ def remove_file(path: str) -> None:
             f"{path} cannot be removed: {error.strerror}", hint=_remedy(error, os.path.dirname(path))
         ) from error
     directory = os.path.dirname(path)
-    while directory in _PRUNED or directory.endswith(".service.d"):
+    while directory in _PRUNED or _is_own(directory):
         try:
             os.rmdir(directory)
         except OSError as error:
@@ -112,13 +124,20 @@ def remove_file(path: str) -> None:
         directory = os.path.dirname(directory)
 
 
+def _is_own(directory: str) -> bool:
+    """Tell whether a directory is there for one machine or unit, and goes with what is in it."""
+    return directory.endswith((".service.d", ".target.d")) or os.path.dirname(directory) == _GUESTS
+
+
 def abandoned() -> list[str]:
     """Give the files that killed processes left: what write_file() was writing, and locks that nobody holds."""
     found = [path for path in matching(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
-    for path in matching("/etc/systemd/system/systemd-nspawn@*.service.d"):
+    for path in (path for pattern in _OWN for path in matching(pattern)):
         name = os.path.basename(path).removeprefix("systemd-nspawn@").removesuffix(".service.d")
         if not os.listdir(path) and not is_locked(machine_lock(name)):
             found.append(path)
+    # write_file() can do with its being gone again.
+    found += [path for path in matching(_SOCKETS) if not os.listdir(path)]
     for directory in _WRITTEN:
         for path in matching(f"{directory}/.#machctl-*"):
             pid = os.path.basename(path).split("-")[1]
@@ -298,4 +317,10 @@ def _remedy(error: OSError, directory: str) -> str:
 
 
 def _exclusive(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    flags |= os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        # Another machctl found the directory empty just now, and took it away.
+        _make_directory(os.path.dirname(path))
+        return os.open(path, flags, 0o600)

@@ -7,6 +7,7 @@ A guest's root may have put a symlink anywhere. Every path is resolved by the ke
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -38,16 +39,37 @@ def open_in_root(root: str, path: str, *, flags: int = os.O_RDONLY) -> int:
 
 
 def read_file(root: str, path: str) -> str | None:
-    """Give the text of a regular file in the tree, 1 MiB of it at most; None where there is none."""
+    """Give the text of a regular file in the tree, 1 MiB of it at most; None where there is none that can be read."""
     text = read_plain_file(root, path)
     if text is not None:
         return text
-    try:
+    # Which error it is the guest decides, by what it puts there.
+    with contextlib.suppress(OSError):
         return _read(open_in_root(root, path, flags=_READ))
-    except OSError as error:
-        if error.errno in _NOTHING:
+    return None
+
+
+def read_whole_file(root: str, path: str) -> str | None:
+    """Give the text of a file in the tree that can be written anew; "" where there is nothing.
+
+    None for what would not come back as it was: a symlink, what is no file or no text, more than READ_MAX bytes.
+    """
+    try:
+        fd = _open_plain(root, path, flags=_READ)
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-        raise
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            content = file.read(READ_MAX + 1)
+        return content.decode() if len(content) <= READ_MAX else None
+    except (OSError, UnicodeDecodeError):
+        return None
+    finally:
+        os.close(fd)
 
 
 def exists(root: str, path: str) -> bool:
@@ -61,12 +83,9 @@ def exists(root: str, path: str) -> bool:
 
 def read_plain_file(root: str, path: str) -> str | None:
     """Do as read_file(), but give None for a path with a symlink in it; needs no ctypes, which takes 4 ms to import."""
-    try:
+    with contextlib.suppress(OSError):
         return _read(_open_plain(root, path, flags=_READ))
-    except OSError as error:
-        if error.errno in _NOTHING:
-            return None
-        raise
+    return None
 
 
 def _read(fd: int) -> str | None:

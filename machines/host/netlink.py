@@ -9,21 +9,27 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from machines.errors import MachctlError, NotRunning, TimedOut
+from machines.host.sysctl import set_sysctl
 
 # rtnetlink(7), setns(2)
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
 _CLONE_NEWNET = 0x40000000
+# in6_addr_gen_mode of if_link.h: what link-local address a link gives itself.
+_EUI64, _NONE = 0, 1
+_IFA_F_NODAD = 0x02
+_RT_SCOPE_UNIVERSE = 0
 
 
-def make_bridge(name: str, address: str, prefix_length: int) -> None:
-    """Make a bridge, give it ``address`` and set it up; what is there already stays (rtnetlink(7)).
+def make_bridge(name: str, addresses: Sequence[str], *, mtu: int | None = None) -> None:
+    """Make a bridge, give it ``addresses`` and no others, and set it up; what is there already stays (rtnetlink(7)).
 
-    Raises MachctlError with the kernel's reason.
+    ``addresses`` have their prefixes. Raises MachctlError with the kernel's reason.
     """
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
@@ -33,12 +39,32 @@ def make_bridge(name: str, address: str, prefix_length: int) -> None:
             if not route.link_lookup(ifname=name):
                 route.link("add", ifname=name, kind="bridge")
             index = route.link_lookup(ifname=name)[0]
-            route.addr("replace", index=index, address=address, prefixlen=prefix_length)
+            # Before it is up: a machine must not be able to give the host a default route.
+            set_sysctl(f"net/ipv6/conf/{name}/accept_ra", 0)
+            # The kernel looks for a machine that a packet is passed on to with its link-local address, and at once.
+            with_ipv6 = any(":" in address for address in addresses)
+            set_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", _EUI64 if with_ipv6 else _NONE)
+            set_sysctl(f"net/ipv6/conf/{name}/accept_dad", 0)
+            if mtu is not None:
+                route.link("set", index=index, mtu=mtu)
             route.link("set", index=index, state="up")
+            _set_addresses(route, index, addresses)
         except NetlinkError as error:
             raise MachctlError(
                 f"bridge {name} could not be made: {os.strerror(error.code)}", hint="ip link shows what is there"
             ) from error
+
+
+def _set_addresses(route: Any, index: int, addresses: Sequence[str]) -> None:
+    for address in addresses:
+        own, _, length = address.partition("/")
+        # Nobody else can have it, and without a machine on the bridge looking for that would never end.
+        flags = {"flags": _IFA_F_NODAD, "family": socket.AF_INET6} if ":" in own else {}
+        route.addr("replace", index=index, address=own, prefixlen=int(length), **flags)
+    for found in route.get_addr(index=index):
+        own = f"{found.get_attr('IFA_ADDRESS')}/{found['prefixlen']}"
+        if found["scope"] == _RT_SCOPE_UNIVERSE and own not in addresses:
+            route.addr("del", index=index, address=found.get_attr("IFA_ADDRESS"), prefixlen=found["prefixlen"])
 
 
 def remove_link(name: str) -> None:

@@ -109,6 +109,12 @@ def addresses(leader: int, *, link_local: bool = False) -> tuple[str, ...]:
     return tuple(address for address in every if address not in near) + (near if link_local else ())
 
 
+def inner_links(leader: int) -> frozenset[str]:
+    """Give the names of the links in a machine's network namespace, as /proc/net/dev lists them (proc_pid_net(5))."""
+    lines = _read(f"/proc/{leader}/net/dev").splitlines()[2:]
+    return frozenset(line.partition(":")[0].strip() for line in lines)
+
+
 def parse_fib_trie(text: str) -> tuple[str, ...]:
     """Give the local IPv4 addresses that /proc/net/fib_trie lists, without the loopback ones."""
     found = dict.fromkeys(re.findall(_NOT_LOOPBACK, text))

@@ -52,6 +52,7 @@ PACKAGES = {
     "pacstrap": "arch-install-scripts",
     "setpriv": "util-linux",
     "skopeo": "skopeo",
+    "ss": "iproute2",
     "ssh": "openssh-client",
     "systemctl": "systemd",
     "systemd-nspawn": "systemd-container",

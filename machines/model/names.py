@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from machines.errors import InvalidValue
 from machines.model.ids import spread
+
+if TYPE_CHECKING:
+    from machines.model.link import Attachment
 
 HOST_NAME_MAX = 64
 IFNAMSIZ = 15
@@ -95,6 +99,24 @@ def extra_link(name: str, index: int) -> str:
     if len(plain) <= IFNAMSIZ:
         return plain
     return f"vb{index}-{spread(name):08x}"
+
+
+def own_link(name: str) -> str:
+    """Give the host's end of a machine's veth to the host: as nspawn calls it where that is short enough."""
+    plain = f"ve-{name}"
+    if len(plain) <= IFNAMSIZ:
+        return plain
+    return f"ve-{spread(name):08x}"
+
+
+def link_network(link: Attachment, name: str) -> str | None:
+    """Give the network that a link of machine ``name`` is in: its bridge, or the veth itself; None for those outside.
+
+    A zone is a bridge that systemd-nspawn(1) calls vz-ZONE.
+    """
+    if link.kind == "veth":
+        return own_link(name)
+    return {"bridge": link.target, "zone": f"vz-{link.target}"}.get(link.kind)
 
 
 def _shown(name: str) -> str:

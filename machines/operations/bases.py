@@ -12,7 +12,6 @@ from machines.model.base import IMPORTED, Base, find_base, newest
 from machines.model.machine import Machine
 from machines.model.request import SourceRequest
 from machines.operations.observe import read_records
-from machines.operations.prepare import prepare
 from machines.render.paths import bootstrap_log
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ async def _fill(base: Base, staged: str, machine: Machine, host: Host, progress:
     raw = os.path.exists(f"{staged}/disk.raw")
     progress("keeping it", 0, None)
     if not raw and not as_is:
+        from machines.operations.prepare import prepare
+
         prepare(tree, machine.source, host, init=payload is None)
     release = {} if raw else host.os_release(leader=None, tree=tree)
     for entry in os.listdir(staged):

@@ -5,31 +5,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machines.errors import NotFound, TimedOut
-from machines.model.network import Network
+from machines.errors import MachctlError, NotFound, TimedOut
+from machines.operations.firewall import allow_new
 from machines.operations.observe import read_networks
 from machines.render import paths
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
+    from machines.model.network import Network
 
 # networkd makes its bridges within moments of its start; an admin's own may come with the hardware.
 WAIT_SECONDS = 30.0
 
 
-def bridge_up(bridge: str, host: Host) -> None:
+def bridge_up(bridge: str, host: Host) -> str:
     """See to it that ``bridge`` is there and forwards: make it, or wait for whoever makes it.
+
+    Gives what Docker or firewalld had against it, "" for nothing: that is no reason for machines not to start.
 
     Raises TimedOut when it does not come, NotFound when nobody is going to make it.
     """
-    subnet = read_networks(host).get(bridge)
+    network = read_networks(host).get(bridge)
+    _make_or_wait(bridge, network, host)
+    if network is not None:
+        try:
+            allow_new(host)
+        except MachctlError as error:
+            return f"packets of {bridge} may not pass the host's firewall: {error}"
+    return ""
+
+
+def _make_or_wait(bridge: str, network: Network | None, host: Host) -> None:
     by_networkd = _by_networkd(bridge, host)
-    if subnet is not None:
+    if network is not None:
         # Without it packets of machines end at the host; systemd 257 sets it per link only (systemd.network(5)).
         host.facts.set_sysctl("net.ipv4.ip_forward", 1)
+        if network.subnet6:
+            host.facts.forward_ipv6()
+        if network.kind == "veth":
+            # nspawn makes it with the machine.
+            return
         if not by_networkd:
-            network = Network(bridge, subnet)
-            host.links.make_bridge(bridge, network.gateway, network.prefix_length)
+            host.links.make_bridge(bridge, network.addresses, mtu=network.mtu)
             return
     if by_networkd and bridge not in host.facts.links():
         # networkd makes a link that somebody deleted only when it reads its files again.

@@ -6,12 +6,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from machines.declare.fleet import check_machine as check_declared
 from machines.declare.fleet import own_file
+from machines.declare.links import OUTSIDE
 from machines.declare.write import write_machine
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
 from machines.model.frozen import replace
+from machines.model.link import Attachment
 from machines.model.machine import Machine
-from machines.model.names import check_new_name, machine_lock
+from machines.model.names import check_new_name, link_network, machine_lock
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.snapshot import Origin, Snapshot
@@ -19,16 +22,16 @@ from machines.model.source import Source
 from machines.operations.declared import declared_machines, readable_machines
 from machines.operations.execute import execute
 from machines.operations.fleet import make_planned
+from machines.operations.networks import plan_needed
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
 from machines.plan import steps
-from machines.plan.check import check_host, check_machine, check_taken
+from machines.plan.check import check_machine, check_taken
+from machines.plan.check_host import check_host
 from machines.plan.machine import Copy, plan_machine
-from machines.plan.place import place
 from machines.plan.rename import plan_rename
 from machines.plan.steps import Plan
-from machines.render.files import render_guest
 from machines.render.paths import settings_file
 
 if TYPE_CHECKING:
@@ -64,24 +67,27 @@ async def clone(
                 observed = observe(host)
                 tree_of(source, observed)
                 like = declared.get(source) or Machine(source, Source("image", source), "")
-                wanted, left_out = _cloned(like, name), []
+                wanted, left_out = _cloned(like, name, observed), []
                 if machine is not None:
                     # What it was made of is what the other one was made of; else nobody could make it anew.
                     wanted = replace(
                         machine, source=like.source, checksum=like.checksum, insecure=like.insecure, mirror=like.mirror
                     )
                 if machine is None:
-                    left_out = _left_out(like)
+                    left_out = _left_out(like, wanted)
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")
-                observed = observe(host, [wanted], nat=False)
+                observed = observe(host, [wanted], kernel=False)
                 raise_all(
                     check_host(observed, verb="clone")
+                    or check_declared(wanted)
                     or [*check_taken(name, observed, declared), *check_machine(wanted, observed, declared)]
                 )
+                networks, observed = plan_needed(wanted, observed)
                 copy = _copy(source, snapshot, observed, host, forget=forget)
-                plan = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy, intent="new")
+                made = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy, intent="new")
+                plan = networks + made
             if not dry_run:
                 await make_planned(wanted, plan, host, reporter)
     return plan, left_out
@@ -166,26 +172,17 @@ async def restore(
             if keep:
                 plan.append(_take(name, before, stopped, host, note=f"before snapshot {snapshot} was restored"))
             plan.append(steps.RestoreTree(reason="asked for", machine=name, snapshot=found))
-            plan += _own_files(name, observed, host)
             if disk := tree_of(name, observed).disk:
                 plan.append(steps.SetDisk(reason="another tree knows no limit yet", machine=name, size=disk))
+            if not observed.resolved and name in observed.records and observed.records[name].addresses:
+                reason = "the snapshot has the names of its time"
+                plan.append(steps.KeepNames(reason=reason, machine=name, guests=(name,)))
             if running:
+                # It is the last one: see _restored().
                 plan.append(steps.StartMachine(reason="it was running", machine=name, name=name))
         if not dry_run:
             await _restored(name, plan, host, reporter, running=running)
     return plan, before
-
-
-def _own_files(name: str, observed: Observed, host: Host) -> Plan:
-    """What machctl writes into the tree, which was different if the machine had another name or address then."""
-    machine = readable_machines(host).get(name)
-    if machine is None or observed.trees[name].kind == "raw":
-        return []
-    files = render_guest(machine, place(machine, observed))
-    return [
-        steps.WriteGuestFile(reason="it is as it was then", machine=name, path=path, text=text)
-        for path, text in files.items()
-    ]
 
 
 async def _restored(name: str, plan: Plan, host: Host, reporter: Reporter, *, running: bool) -> None:
@@ -254,12 +251,29 @@ def _held(name: str, origin: Origin, observed: Observed) -> str:
     return observed.running.get(name, "") if origin.storage != "btrfs" else ""
 
 
-def _cloned(machine: Machine, name: str) -> Machine:
-    return replace(machine, name=name, origin=own_file(name), publish=(), hostname=None)
+def _cloned(machine: Machine, name: str, observed: Observed) -> Machine:
+    """Give the declaration of a copy. Without ports nothing could start it on demand."""
+    links = tuple(_cloned_link(link, machine.name, observed) for link in machine.links)
+    own = replace(machine, name=name, origin=own_file(name), links=links, publish=(), hostname=None)
+    return replace(own, on_demand=False, idle_stop=None)
 
 
-def _left_out(machine: Machine) -> list[str]:
+def _cloned_link(link: Attachment, name: str, observed: Observed) -> Attachment:
+    """Give a link without what only one machine can have. On a network of others nobody here knows a free address."""
+    link = replace(link, mac=None)
+    network = link_network(link, name)
+    theirs = network in observed.links and network not in observed.networks and link.kind != "veth"
+    if link.kind in OUTSIDE or link.vlan is not None or theirs:
+        return link
+    return replace(link, addresses=(), gateway=None)
+
+
+def _left_out(machine: Machine, copy: Machine) -> list[str]:
     found = [f"port {port}" for port in machine.publish]
+    found += ["its start on demand"] * machine.on_demand
+    for link, own in zip(machine.links, copy.links, strict=True):
+        found += [f"address {address}" for address in link.addresses if address not in own.addresses]
+        found += [f"MAC address {link.mac}"] if link.mac else []
     return [*found, f"host name {machine.hostname}"] if machine.hostname else found
 
 

@@ -11,6 +11,7 @@ from machines.model.machine import Machine
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
+    from machines.model.network import DeclaredNetwork
 
 
 def declared_machines(host: Host) -> dict[str, Machine]:
@@ -18,6 +19,15 @@ def declared_machines(host: Host) -> dict[str, Machine]:
     machines, errors = _read(host)
     raise_all(errors)
     return machines
+
+
+def declared_networks(host: Host) -> dict[str, DeclaredNetwork]:
+    """Give the networks that are declared on this host. Raises InvalidFile for all that is wrong with them."""
+    from machines.declare.networks import parse_networks
+
+    networks, errors = parse_networks(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
+    raise_all(errors)
+    return networks
 
 
 def readable_machines(host: Host, *, name: str = "") -> dict[str, Machine]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from machines.model.difference import Change, Contents, Difference, File, FileChange
+from machines.plan.names import with_block
 
 NOISE = {
     "/etc/machine-id": "each machine is given its own when it first boots",
@@ -21,6 +22,8 @@ NOISE = {
     "/etc/subuid-": "what the file was before its last change",
     "/etc/subgid-": "what the file was before its last change",
     "/etc/systemd/network/10-machctl-*.network": "machctl writes it when it connects the machine",
+    "/etc/systemd/resolved.conf.d/machctl.conf": "machctl writes it when it connects the machine",
+    "/etc/systemd/resolved.conf.d": "made for what machctl writes in it",
 }
 """What booting or machctl itself changes in /etc, by pattern, and why nobody asks for it."""
 
@@ -57,7 +60,9 @@ def _files(before: Mapping[str, File], after: Mapping[str, File], *, said: set[s
     changes = [
         FileChange(path, before.get(path), after.get(path))
         for path in sorted(before.keys() | after.keys())
-        if not _same(before.get(path), after.get(path)) and not _is_noise(path, after.get(path))
+        if not _same(before.get(path), after.get(path))
+        and not _is_noise(path, after.get(path))
+        and not _only_names(path, before.get(path), after.get(path))
     ]
     parents = {change.path.rpartition("/")[0] for change in changes}
     for change in changes:
@@ -75,6 +80,12 @@ def _same(before: File | None, after: File | None) -> bool:
         return before is after
     # The text is there or not by how much else there was to read.
     return before._replace(text=None) == after._replace(text=None)
+
+
+def _only_names(path: str, before: File | None, after: File | None) -> bool:
+    """Tell whether all that changed in /etc/hosts are the names that machctl keeps there."""
+    texts = [file.text if file and file.text is not None else "" for file in (before, after)]
+    return path == "/etc/hosts" and with_block(texts[0], ()) == with_block(texts[1], ()) and texts[0] != texts[1]
 
 
 def _is_noise(path: str, after: File | None) -> bool:

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 
 from machines.errors import Conflict
 from machines.model.names import machine_unit
-from machines.operations.bases import make_base
 from machines.operations.lifecycle import dispatch_start, finish_start, stop_machine
+from machines.operations.names import keep_names, keep_resolver
 from machines.operations.observe import write_network, write_record
 from machines.operations.reporter import Reporter
-from machines.operations.tree import copy_tree, make_tree, restore_tree, take_snapshot
 from machines.plan import steps
 from machines.plan.steps import Plan, Step
 from machines.render import paths
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
+
+
+# "table" before "delete table": deleting one that is not there would be an error (nft(8)).
+_DROP = "".join(f"table {family} machctl\ndelete table {family} machctl\n" for family in ("inet", "bridge"))
 
 
 async def execute(plan: Plan, host: Host, *, reporter: Reporter) -> None:
@@ -36,17 +39,23 @@ async def execute(plan: Plan, host: Host, *, reporter: Reporter) -> None:
 async def _do(step: Step, host: Host, reporter: Reporter) -> None:
     match step:
         case steps.MakeBase():
+            from machines.operations.bases import make_base
+
             await make_base(step.declared, host, partial(reporter.progress, step.machine), fresh=step.fresh)
-        case steps.MakeTree():
-            await make_tree(step, host, partial(reporter.progress, step.machine))
-        case steps.CopyTree():
-            await copy_tree(step, host, partial(reporter.progress, step.machine))
-        case steps.TakeSnapshot():
-            await take_snapshot(step, host, partial(reporter.progress, step.machine))
-        case steps.RestoreTree():
-            await restore_tree(step, host, partial(reporter.progress, step.machine))
+        case steps.MakeTree() | steps.CopyTree() | steps.TakeSnapshot() | steps.RestoreTree():
+            from machines.operations.tree import do_to_tree
+
+            await do_to_tree(step, host, partial(reporter.progress, step.machine))
         case steps.MakePool():
             await _make_pool(step.size, host)
+        case steps.KeepNames():
+            await keep_names(host)
+        case steps.KeepResolver():
+            await keep_resolver(host)
+        case steps.LoadNat():
+            # Another may have changed the files since nft has read them: the last to read has to be the last to load.
+            async with host.files.wait_lock("nat"):
+                _load_nat(host, drop=step.drop)
         case steps.StartUnit():
             await (host.jobs.restart(step.unit) if step.restart else host.jobs.start(step.unit))
         case steps.StopUnit():
@@ -70,7 +79,7 @@ def _do_at_once(step: Step, host: Host) -> None:
         case steps.Claim() | steps.Keep():
             host.files.write_file(paths.machine_record(step.record.name), write_record(step.record))
         case steps.ClaimNetwork():
-            host.files.write_file(paths.network_record(step.bridge), write_network(step.subnet))
+            host.files.write_file(paths.network_record(step.network.bridge), write_network(step.network))
         case steps.PlaceTree():
             host.storage.place(step.name, step.storage)
         case steps.RemoveTree():
@@ -93,16 +102,14 @@ def _do_at_once(step: Step, host: Host) -> None:
             _write(step, host)
         case steps.RemoveFile():
             host.files.remove_file(step.path)
-        case steps.WriteGuestFile():
-            host.guests.write_file(_tree(step.machine, host), step.path, step.text)
-        case steps.RemoveGuestFile():
-            host.guests.remove_file(_tree(step.machine, host), step.path)
         case steps.ReloadUnits():
             host.units.reload()
         case steps.ReloadNetworkd():
             host.units.reload_networkd()
-        case steps.LoadNat():
-            _load_nat(host, drop=step.drop)
+        case steps.OpenPorts():
+            host.units.run_jobs("restart" if step.restart else "start", step.units)
+        case steps.ClosePorts():
+            host.units.run_jobs("stop", step.units)
         case steps.SetLimits():
             host.units.set_limits(machine_unit(step.machine), step.limits)
         case steps.EnableUnit():
@@ -112,18 +119,18 @@ def _do_at_once(step: Step, host: Host) -> None:
             )
         case steps.DisableUnit():
             host.units.disable([step.unit])
+        case steps.SetLink():
+            _set_link(step, host)
+        case steps.SetSysctl():
+            host.facts.set_sysctl(step.name, step.value)
+        case steps.AttachLink() | steps.DetachLink():
+            from machines.operations.links import change_link
+
+            change_link(step, host)
         case steps.RemoveLink():
             host.links.remove_link(step.link)
         case _:
             raise NotImplementedError(type(step).__name__)
-
-
-def _tree(name: str, host: Host) -> str:
-    """Give the tree of a machine, mounted: below the mount files would be lost."""
-    tree = host.pool.trees()[name]
-    if tree.kind == "overlay":
-        host.storage.mount(name)
-    return tree.path
 
 
 def _refuse_running(name: str, host: Host) -> None:
@@ -167,9 +174,16 @@ def _write(step: steps.WriteFile, host: Host) -> None:
     host.files.write_file(step.path, step.text, mode=step.mode)
 
 
+def _set_link(step: steps.SetLink, host: Host) -> None:
+    master = ["master", step.master] if step.master else []
+    host.tools.run(["ip", "link", "set", "dev", step.link, *master, "up"])
+    for address in step.addresses:
+        # A second time the kernel is not to look whether another host has it.
+        host.tools.run(["ip", "address", "replace", address, "dev", step.link, *(["nodad"] if ":" in address else [])])
+
+
 def _load_nat(host: Host, *, drop: bool) -> None:
     if drop:
-        # "table" before "delete table": deleting one that is not there would be an error (nft(8)).
-        host.tools.run(["nft", "-f", "-"], input="table inet machctl\ndelete table inet machctl\n")
+        host.tools.run(["nft", "-f", "-"], input=_DROP)
     else:
         host.tools.run(["nft", "-f", paths.NAT_FILE])

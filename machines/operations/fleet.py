@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from machines.declare.fleet import FLEET_DIRECTORY
 from machines.declare.write import write_machine
-from machines.errors import Conflict, MachctlError, NotFound, raise_all
+from machines.errors import MachctlError, NotFound, raise_all
 from machines.model.base import Base
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import machine_lock, machine_unit
+from machines.model.names import machine_lock
 from machines.model.observed import Host as Observed
 from machines.operations.bases import known_base, make_base
 from machines.operations.declared import declared_machines, readable_machines
 from machines.operations.execute import execute
+from machines.operations.networks import NETWORK, plan_declared, plan_needed
 from machines.operations.observe import observe, read_records
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
@@ -27,12 +28,13 @@ from machines.operations.together import for_each
 from machines.operations.tree import drop_staged
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
-from machines.plan.check import check_disk, check_host, check_machine, check_new, check_tree
+from machines.plan.check import check_disk, check_machine, check_new, check_tree
+from machines.plan.check_host import check_host
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.gc import KILLED, half_made
-from machines.plan.machine import plan_machine, tree_note
+from machines.plan.machine import plan_machine, restart_note, tree_note
+from machines.plan.names import names_only, without_names
 from machines.plan.remove import plan_remove
-from machines.plan.rename import plan_unfinished
 from machines.plan.steps import Plan
 
 if TYPE_CHECKING:
@@ -85,7 +87,10 @@ async def create(
             raise_all(check_new(machine, observed, declared_machines(host), base))
             # What an archive was taken over as is nobody can make again.
             said = "new" if archive else intent
-            made = plan_machine(machine, observed, declaration=write_machine(machine), base=base, intent=said)
+            networks, observed = plan_needed(machine, observed)
+            made = networks + plan_machine(
+                machine, observed, declaration=write_machine(machine), base=base, intent=said
+            )
             plan += made
             if dry_run:
                 return plan
@@ -117,13 +122,13 @@ async def _make(machine: Machine, plan: Plan, host: Host, reporter: Reporter) ->
 async def _cleared(machine: Machine, host: Host, reporter: Reporter, *, dry_run: bool) -> Observed:
     """Give the host as it is, once what a killed run left of this machine is gone."""
     # Where others have their ports the table is loaded, and where this one needs more its files say so.
-    observed = observe(host, [machine], nat=False)
+    observed = observe(host, [machine], kernel=False)
     declared = readable_machines(host)
     busy = frozenset(name for name in [machine.name] if is_somebodys(name, observed, host))
     if machine.name in half_made(observed, declared, busy=busy) and not dry_run:
         left = plan_remove(machine.name, observed, declared, reason=KILLED)
         await execute(left, host, reporter=reporter)
-        observed = observe(host, [machine], nat=False)
+        observed = observe(host, [machine], kernel=False)
     return observed
 
 
@@ -158,10 +163,9 @@ def plan_fleet(names: Iterable[str], host: Host, *, verb: str, bases: Mapping[st
         errors += check_machine(machine, observed, declared)
         errors += check_tree(machine, observed, found[machine.name], trees=len(new)) if machine in new else []
     raise_all(errors)
-    plans: Plans = {}
-    view = observed
+    plans, view = plan_declared(machines if names else None, observed)
     for machine in machines:
-        plan = plan_machine(machine, view, base=found.get(machine.name))
+        plan = without_names(plan_machine(machine, view, base=found.get(machine.name)))
         view = with_claims(view, plan)
         if machine in new and found[machine.name] is None:
             why = "none is kept that was made like this"
@@ -169,7 +173,7 @@ def plan_fleet(names: Iterable[str], host: Host, *, verb: str, bases: Mapping[st
         if machine.autostart and machine in new:
             plan.append(steps.StartMachine(reason="autostart is on", machine=machine.name, name=machine.name))
         plans[machine.name] = plan
-    # Only now is it known which bridges nobody is on any more.
+    # Only now is it known which bridges nobody is on any more, and what all names are.
     plans[""] = plan_unused(view, machine="")
     return plans
 
@@ -220,6 +224,8 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
         plans = plan_fleet(names, host, verb="apply", bases=bases)
         # A port that moves from one machine to another is given up before it is taken.
         given_up = [step for plan in plans.values() for step in plan if _is_socket_stop(step)]
+        for name in [name for name in plans if name.startswith(NETWORK)]:
+            await execute(plans[name], host, reporter=reporter)
         for plan in plans.values():
             await execute(split_claims(plan)[0], host, reporter=reporter)
         await execute(given_up, host, reporter=reporter)
@@ -230,10 +236,10 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
             async with limit if any(isinstance(step, steps.MakeTree) for step in rest) else contextlib.nullcontext():
                 await _apply(name, rest, host, reporter)
 
-    failed = unfinished | without | await for_each([name for name, plan in plans.items() if plan and name], one)
-    # A machine that failed to move may still need the bridge it was on.
-    if plans[""] and not failed:
-        await _drop_unused(host, reporter)
+    ours = [name for name, plan in plans.items() if plan and name and not name.startswith(NETWORK)]
+    failed = unfinished | without | await for_each(ours, one)
+    if plans[""]:
+        await _drop_unused(host, reporter, failed=bool(failed))
     return plans, failed
 
 
@@ -254,58 +260,41 @@ async def _apply(name: str, plan: Plan, host: Host, reporter: Reporter) -> None:
         raise
 
 
-async def _drop_unused(host: Host, reporter: Reporter) -> None:
-    """Remove bridges that nobody is on any more, as things are now and not as they were when all was planned."""
+async def _drop_unused(host: Host, reporter: Reporter, *, failed: bool) -> None:
+    """Remove bridges that nobody is on any more, as things are now and not as they were when all was planned.
+
+    A machine that failed to move may still need the bridge it was on; names are kept of those there are.
+    """
     async with host.files.fleet_lock():
-        await execute(plan_unused(observe(host), machine=""), host, reporter=reporter)
+        plan = plan_unused(observe(host), machine="")
+        await execute(names_only(plan) if failed else plan, host, reporter=reporter)
 
 
 async def change(
-    name: str, edit: Callable[[Machine], Machine], host: Host, reporter: Reporter, *, dry_run: bool
+    name: str, edit: Callable[[Machine], Machine], host: Host, reporter: Reporter, *, dry_run: bool, verb: str = "set"
 ) -> Plan:
     """Edit the declaration of machine ``name`` and apply it; give the plan. Raises NotFound if it is not declared."""
-    check_ready(host, verb="set")
+    check_ready(host, verb=verb)
     with host.files.lock(machine_lock(name), what=f"machine {name}"):
         async with host.files.fleet_lock():
             declared = readable_machines(host, name=name)
             if name not in declared:
                 raise NotFound(
-                    f"machine {name} is not declared, so there is nothing to set",
+                    f"machine {name} is not declared, so there is nothing to {verb}",
                     hint="machctl list shows which machines are; for others: systemctl set-property",
                 )
             machine = edit(declared[name])
-            observed = observe(host, [machine])
+            # Where the rules of ports change all are loaded anyway.
+            observed = observe(host, [machine], kernel=machine.publish == declared[name].publish)
             if name not in observed.trees:
                 raise NotFound(f"machine {name} is declared and has no tree", hint=f"make it: machctl apply {name}")
             raise_all([*check_disk(machine, observed), *check_machine(machine, observed, {**declared, name: machine})])
+            networks, observed = plan_needed(machine, observed)
             text = write_machine(machine, observed.files[machine.origin], before=declared[name])
-            plan = plan_machine(machine, observed, declaration=text)
+            plan = networks + without_names(plan_machine(machine, observed, declaration=text))
+            plan += plan_unused(with_claims(observed, plan), machine=name)
             if not dry_run:
                 await execute(plan, host, reporter=reporter)
-    return plan
-
-
-async def remove(name: str, host: Host, reporter: Reporter, *, force: bool, dry_run: bool) -> Plan:
-    """Remove a machine with all that was made for it; give the plan.
-
-    Raises Conflict for a running machine without ``force``, NotFound where there is nothing of that name.
-    """
-    check_ready(host, verb="rm")
-    with host.files.lock(machine_lock(name), what=f"machine {name}"):
-        async with host.files.fleet_lock():
-            declared = readable_machines(host, name=name)
-            observed = observe(host)
-            if name not in declared and name not in observed.trees and name not in observed.records:
-                raise NotFound(f"there is no machine {name}", hint="machctl list shows those there are")
-            if name in observed.running and not force:
-                raise Conflict(
-                    f"machine {name} is running",
-                    hint=f"stop it first: machctl stop {name}; or: machctl rm --force {name}",
-                )
-            plan = plan_remove(name, observed, declared)
-            if not dry_run:
-                await execute(plan, host, reporter=reporter)
-                host.units.reset_failed(machine_unit(name))  # systemd remembers one that did not start
     return plan
 
 
@@ -317,6 +306,8 @@ async def _finish_renames(host: Host, reporter: Reporter) -> dict[str, MachctlEr
         observed = observe(host)
         if name not in observed.records or host.files.is_locked(machine_lock(name)):
             continue
+        from machines.plan.rename import plan_unfinished
+
         try:
             plan = plan_unfinished(observed.records[name], observed, readable_machines(host))
             await execute(plan, host, reporter=reporter)
@@ -337,8 +328,13 @@ def observe_running(host: Host) -> Observed:
     return Observed(running=host.running())
 
 
+def restarts(plan: Plan, host: Host) -> bool:
+    """Tell whether a plan changed settings of a running machine that count from its next start on."""
+    return bool(restart_note(plan, observe_running(host)))
+
+
 def _is_socket_stop(step: steps.Step) -> bool:
-    return isinstance(step, steps.StopUnit) and step.unit.startswith("machctl-port-")
+    return isinstance(step, steps.ClosePorts)
 
 
 def _chosen(names: list[str], declared: Mapping[str, Machine]) -> list[Machine]:

@@ -6,10 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.errors import CommandFailed, NotFound, NotRunning, TimedOut
-from machines.model.names import machine_unit, mount_unit
+from machines.model.names import machine_unit
+from machines.render.paths import layer, mount_units, tree
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
+
+# Twice what systemd's limit on looking at mounts makes it wait.
+SETTLE_SECONDS = 2.0
 
 
 def dispatch_start(name: str, host: Host) -> str:
@@ -18,19 +22,28 @@ def dispatch_start(name: str, host: Host) -> str:
     What then waits for it takes longer to import than this whole call; the machine boots meanwhile.
     Raises NotFound without a tree.
     """
-    tree = host.pool.trees().get(name)
-    if tree is None:
+    found = host.pool.trees().get(name)
+    if found is None:
         raise NotFound(
             f"machine {name} has no tree in /var/lib/machines",
             hint=f"if it is declared, machctl apply {name} makes it anew; machctl rm {name} forgets it",
         )
-    if tree.kind == "overlay" and name not in host.running():
+    if found.kind == "overlay" and name not in host.running():
         host.storage.check_layer(name)
-        unit = mount_unit(tree.path)
-        if host.units.states([unit]).get(unit) != "active":
-            # What systemd has not seen yet it would mount a second time.
-            host.storage.unmount(name)
+        _settle_mounts(name, host)
     return host.units.start(machine_unit(name))
+
+
+def _settle_mounts(name: str, host: Host) -> None:
+    """Let systemd see the mounts of a tree as they are.
+
+    It looks a few times a second at most. What it has not seen come it would mount a second time, and what it has not
+    seen go it would take for being there.
+    """
+    points = (f"{layer(name)}/lower", tree(name))
+    mounted = {unit: host.pool.is_mounted(point) for unit, point in zip(mount_units(name), points, strict=True)}
+    if not host.units.wait_active(mounted, timeout=SETTLE_SECONDS):
+        host.storage.unmount(name)
 
 
 async def finish_start(name: str, job: str, host: Host) -> None:
@@ -81,11 +94,25 @@ async def stop_machine(name: str, host: Host, *, terminate: bool) -> None:
 
 
 def _last_words(unit: str, host: Host) -> str:
-    done = host.tools.run(
-        ["journalctl", "--unit", unit, "--lines=20", "--output=cat", "--no-pager", "--identifier=systemd-nspawn"],
-        check=False,
-    )
-    return next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "")
+    """What nspawn said last, or what the command said that was to be run for the machine and failed."""
+    import json
+
+    argv = ["journalctl", "--unit", unit, "--lines=200", "--output=json", "--no-pager"]
+    done = host.tools.run([*argv, "--output-fields=SYSLOG_IDENTIFIER,MESSAGE"], check=False)
+    found = ""
+    for line in reversed(done.stdout.splitlines()):
+        entry = json.loads(line)
+        who, what = str(entry.get("SYSLOG_IDENTIFIER", "")), entry.get("MESSAGE")
+        if not isinstance(what, str) or not what.strip():
+            continue
+        if who == "systemd" and what.startswith("Starting "):
+            break
+        if who == "systemd-nspawn":
+            # What its inner process says of the end of the outer one may come last.
+            found = what if found in {"", "Parent died too early"} else found
+        elif who != "systemd":
+            return f"{who}: {what}"
+    return found
 
 
 async def stop_in_time(name: str, host: Host, *, terminate: bool, timeout: float) -> None:

@@ -11,7 +11,7 @@ from machines.operations.execute import execute
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
-from machines.plan.check import check_host
+from machines.plan.check_host import check_host
 from machines.plan.pool import check_pool, plan_pool
 from machines.plan.steps import Plan
 

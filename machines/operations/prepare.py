@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from machines.model.source import Source
 from machines.operations.identity import forget
+from machines.render.paths import GUEST_NETWORK_DIRECTORY, RESOLVER_FILE
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -53,6 +54,13 @@ MASKED_GENERATORS = (
 # made users and caches, and a first boot need not make them again, 200 ms of processor time.
 UPDATED = ("/etc/.updated", "/var/.updated")
 
+RESOLVER = """\
+# written by machctl
+[Resolve]
+# A machine that was asked for before it was there would stay unknown; the host's resolved caches all else.
+Cache=no-negative
+"""
+
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 # As "systemctl enable" does with them: where they are wanted, and by which names else they are called.
@@ -89,6 +97,10 @@ def prepare(tree: str, source: Source, host: Host, *, init: bool) -> None:
             guests.link(tree, f"{_UNITS}/{link}", f"{directory}/{unit}")
     if "systemd-resolved.service" in enabled:
         guests.link(tree, "/etc/resolv.conf", _STUB)
+        guests.write_file(tree, RESOLVER_FILE, RESOLVER)
+    guests.write_file(
+        tree, f"{GUEST_NETWORK_DIRECTORY}/README", "# machctl shows a machine the settings of its links here.\n"
+    )
     if source.bootstrapped:
         for path in UPDATED:
             guests.write_file(tree, path, "# written by machctl: what systemd-update-done.service(8) would do\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import raise_all
 from machines.model.observed import Host as Observed
-from machines.plan.check import check_host
+from machines.plan.check_host import check_host
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host

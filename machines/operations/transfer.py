@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import own_file, parse_fleet
+from machines.declare.fleet import check_machine, own_file, parse_fleet
+from machines.declare.ports import can_wake
 from machines.declare.write import write_machine
 from machines.errors import InvalidValue, MachctlError, NotFound, Unsupported, raise_all
 from machines.model.frozen import replace
@@ -73,9 +74,9 @@ async def bring(
 ) -> tuple[Machine, Plan, list[str]]:
     """Make a machine of an archive, declared as the archive says; give it, the plan that made it and what was left out.
 
-    That are ports that other machines here have, and unless whoever made the archive is to be ``trust``-ed, what would
-    give the machine something of this host. Without ``forget`` its identity is the one it had. Raises NotFound,
-    InvalidValue, Conflict, MachctlError.
+    That are ports that other machines here have, the start on demand where these were all, and unless whoever made the
+    archive is to be ``trust``-ed, what would give the machine something of this host. Without ``forget`` its identity
+    is the one it had. Raises NotFound, InvalidValue, Conflict, MachctlError.
     """
     check_ready(host, verb="import")
     if not os.path.exists(path):
@@ -85,6 +86,7 @@ async def bring(
         raise InvalidValue(f"{path} is no archive", hint=f"if it is a disk image: machctl create raw:{path} NAME")
     declared = _declared(host.archives.declaration(path, form=kind), path, kind, name)
     machine, left_out = _taken_over(declared, host, trust=trust)
+    raise_all(check_machine(machine))
     taken = Machine(machine.name, Source(kind, path), machine.origin)
     plan = await create(machine, host, reporter, dry_run=dry_run, archive=None if forget else taken)
     return machine, plan, left_out
@@ -95,6 +97,9 @@ def _taken_over(machine: Machine, host: Host, *, trust: bool) -> tuple[Machine, 
     left_out = [f"port {port}" for port in machine.publish if any(port.collides(other) for other in others)]
     ports = tuple(port for port in machine.publish if not any(port.collides(other) for other in others))
     machine = replace(machine, publish=ports)
+    if machine.on_demand and not can_wake(machine):
+        left_out.append("its start on demand")
+        machine = replace(machine, on_demand=False, idle_stop=None)
     if not trust and (machine.binds or machine.autostart):
         left_out += [f"bind {bind}" for bind in machine.binds] + ["autostart"] * machine.autostart
         machine = replace(machine, binds=(), autostart=False)

@@ -27,6 +27,19 @@ _REDIRECT = "trusted.overlay.redirect"
 _NAMES = 500
 
 
+async def do_to_tree(step: MakeTree | CopyTree | TakeSnapshot | RestoreTree, host: Host, progress: Progress) -> None:
+    """Do a step that makes, copies, keeps or replaces a tree."""
+    match step:
+        case MakeTree():
+            await make_tree(step, host, progress)
+        case CopyTree():
+            await copy_tree(step, host, progress)
+        case TakeSnapshot():
+            await take_snapshot(step, host, progress)
+        case RestoreTree():
+            await restore_tree(step, host, progress)
+
+
 async def make_tree(step: MakeTree, host: Host, progress: Progress) -> None:
     """Make the tree of a machine beside its place, ready to be placed; nothing is left where that fails."""
     base = host.storage.bases().get(step.base)
@@ -44,7 +57,7 @@ async def make_tree(step: MakeTree, host: Host, progress: Progress) -> None:
             if raw:
                 # Nobody looked into the image before.
                 forget(tree, host)
-            _own(step.declared, step.guest_files, tree, like, host)
+            _own(step.declared, tree, like, host)
     except BaseException as error:
         drop_staged(step.machine, step.storage, host)
         if isinstance(error, OSError):
@@ -68,23 +81,16 @@ async def copy_tree(step: CopyTree, host: Host, progress: Progress) -> None:
 
 def _become(step: CopyTree, target: str, host: Host) -> None:
     """Make a copied tree the new machine's."""
-    if not step.forget and not step.guest_files:
+    if not step.forget:
         return
     if step.origin.storage == "overlay" and (base := host.storage.bases().get(step.origin.base)):
         alone: Any = SimpleNamespace(guests=_Alone(host.storage.base_path(base), host.guests))
         with suppress(_Entangled):
             # Mounting it takes longer than all else. Where it has to be after all, what was done here is done again.
-            _take_over(step, target, alone)
+            forget(target, alone)
             return
     with _opened(step, target, host) as tree:
-        _take_over(step, tree, host)
-
-
-def _take_over(step: CopyTree, tree: str, host: Host) -> None:
-    if step.forget:
         forget(tree, host)
-    for path, text in step.guest_files.items():
-        host.guests.write_file(tree, path, text)
 
 
 def _opened(step: CopyTree, target: str, host: Host) -> AbstractContextManager[str]:
@@ -238,10 +244,8 @@ def drop_staged(name: str, storage: str, host: Host) -> None:
         host.storage.remove_layer(name)
 
 
-def _own(machine: Machine, guest_files: dict[str, str], tree: str, like: str, host: Host) -> None:
-    files = {path: (text, 0o644) for path, text in guest_files.items()}
+def _own(machine: Machine, tree: str, like: str, host: Host) -> None:
     if machine.ssh_keys:
-        files["/root/.ssh/authorized_keys"] = ("\n".join(machine.ssh_keys) + "\n", 0o600)
-    for path, (text, mode) in files.items():
+        path = "/root/.ssh/authorized_keys"
         host.guests.copy_directories(tree, like, path)
-        host.guests.write_file(tree, path, text, mode=mode)
+        host.guests.write_file(tree, path, "\n".join(machine.ssh_keys) + "\n", mode=0o600)

@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from machines.declare.fleet import own_file
-from machines.declare.values import parse_publish
-from machines.errors import Conflict, MachctlError, NotFound, NotPermitted, Unsupported
+from machines.errors import Conflict, MachctlError, NotFound, Unsupported
 from machines.model.base import Base
-from machines.model.machine import Machine, Publish
+from machines.model.machine import Machine
 from machines.model.observed import Host
+from machines.plan.check_host import PACKAGES, TOOLS, check_host
+from machines.plan.check_links import check_links
+from machines.plan.place import place
+from machines.plan.ports import check_ports
 from machines.plan.storage import storage_of
 from machines.render import paths
 
@@ -24,43 +27,6 @@ BOOTSTRAPPERS: dict[str, tuple[str, ...]] = {
     "arch": ("pacstrap",),
     "fedora": ("dnf", "dnf5"),
 }
-PACKAGES = {
-    "mmdebstrap": "mmdebstrap",
-    "debootstrap": "debootstrap",
-    "pacstrap": "arch-install-scripts pacman-package-manager makepkg archlinux-keyring",
-    "dnf": "dnf",
-}
-TOOLS = {
-    "systemd-nspawn": "systemd-container",
-    "nft": "nftables",
-    "ip": "iproute2",
-    "setpriv": "util-linux",
-    "unshare": "util-linux",
-}
-
-
-def check_host(host: Host, *, verb: str) -> list[MachctlError]:
-    """Give what keeps machctl from changing anything on this host."""
-    if host.euid != 0:
-        return [NotPermitted(f"{verb} needs root", hint=f"run it again with sudo: sudo machctl {verb} ...")]
-    if not host.booted:
-        return [
-            Unsupported(
-                "systemd is not PID 1 on this host, and machines are its units",
-                hint="run machctl on a host that was booted with systemd",
-            )
-        ]
-    if host.machined:
-        return [_machined(host.machined)]
-    return []
-
-
-def _machined(state: str) -> MachctlError:
-    if state == "masked":
-        return Unsupported("systemd-machined is masked", hint="systemctl unmask --now systemd-machined.service")
-    if state == "not-found":
-        return Unsupported("this host has no systemd-machined", hint="apt install systemd-container")
-    return Unsupported(f"systemd-machined is {state}", hint="systemctl status systemd-machined.service says why")
 
 
 def check_new(machine: Machine, host: Host, declared: Mapping[str, Machine], base: Base | None) -> list[MachctlError]:
@@ -81,12 +47,7 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
         for tool, package in TOOLS.items()
         if tool not in host.tools
     ]
-    for bridge in machine.bridges:
-        link = host.links.get(bridge)
-        if link and link.kind != "bridge":
-            errors.append(
-                Conflict(f"{bridge} is not a bridge, it is {_article(link.kind)}", hint="give --bridge another name")
-            )
+    errors += check_links(machine, host, declared)
     for bind in machine.binds:
         if bind.source in host.missing_binds:
             errors.append(
@@ -99,11 +60,16 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
                     hint="bind it read-only with :ro, or from a directory on ext4, btrfs, xfs or tmpfs",
                 )
             )
-    for port in machine.publish:
-        problem = _port_taken(machine.name, port, host, declared)
-        if problem:
-            errors.append(problem)
-    return errors
+    return errors + _check_place(machine, host, declared)
+
+
+def _check_place(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+    """What of its addresses and ports it cannot have."""
+    try:
+        placement = place(machine, host)
+    except Conflict as error:
+        return [error]
+    return check_ports(machine, host, declared, placement)
 
 
 def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
@@ -141,51 +107,6 @@ def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[
     if own_file(name) in host.files:
         return [Conflict(f"{own_file(name)} is there already", hint="correct or remove that file")]
     return []
-
-
-def _port_taken(name: str, port: Publish, host: Host, declared: Mapping[str, Machine]) -> MachctlError | None:
-    free = f"publish another port of the host: --publish {{}}:{port.guest}"
-    for other in declared.values():
-        if other.name != name and any(port.collides(theirs) for theirs in other.publish):
-            return Conflict(
-                f"port {port.host} belongs to machine {other.name}",
-                hint=free.format(_free_port(port.host, host, declared)),
-            )
-    for record in host.records.values():
-        claimed = [parse_publish(text) for text in record.ports]
-        if record.name not in {name, *declared} and any(port.collides(theirs) for theirs in claimed):
-            return Conflict(
-                f"port {port.host} belongs to machine {record.name}, which is being made",
-                hint=free.format(_free_port(port.host, host, declared)),
-            )
-    if _is_machines_own(port, host, declared):
-        # Whose it is by declaration has been looked at above; one that lost it gives it up first.
-        return None
-    # A socket on :: takes IPv4 connections as well, unless it says it does not (ipv6(7), IPV6_V6ONLY).
-    every = {"::"} if port.address and ":" in port.address else {"::", "0.0.0.0"}
-    for listener in host.listeners:
-        if listener.port == port.host and (port.address is None or listener.address in {*every, port.address}):
-            return Conflict(
-                f"port {port.host} is taken: a process of this host listens on it",
-                hint=f"ss -ltnp 'sport = {port.host}' names it; or "
-                + free.format(_free_port(port.host, host, declared)),
-            )
-    return None
-
-
-def _is_machines_own(port: Publish, host: Host, declared: Mapping[str, Machine]) -> bool:
-    """Tell whether what listens on a port is an active socket unit of a machine, by declaration or by record."""
-    ports = [(name, theirs) for name, machine in declared.items() for theirs in machine.publish]
-    ports += [(name, parse_publish(text)) for name, record in host.records.items() for text in record.ports]
-    return any(
-        theirs.host == port.host and paths.port_unit(name, theirs, "socket") in host.active for name, theirs in ports
-    )
-
-
-def _free_port(near: int, host: Host, declared: Mapping[str, Machine]) -> int:
-    taken = {listener.port for listener in host.listeners}
-    taken |= {port.host for machine in declared.values() for port in machine.publish}
-    return next((port for port in range(near + 1, 65536) if port not in taken), 1024)
 
 
 def check_disk(machine: Machine, host: Host) -> list[MachctlError]:
@@ -228,7 +149,3 @@ def check_tree(machine: Machine, host: Host, base: Base | None, *, trees: int = 
             )
         )
     return errors
-
-
-def _article(kind: str) -> str:
-    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind or 'physical'} link"

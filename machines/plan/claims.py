@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from machines.model.frozen import replace
 from machines.model.observed import Host
 from machines.plan import steps
@@ -25,7 +23,7 @@ def with_claims(host: Host, plan: Plan) -> Host:
         if isinstance(step, steps.Claim):
             records[step.record.name] = step.record
         elif isinstance(step, steps.ClaimNetwork):
-            networks[step.bridge] = ipaddress.IPv4Network(step.subnet)
+            networks[step.network.bridge] = step.network
         elif isinstance(step, steps.RemoveFile):
             networks = {bridge: net for bridge, net in networks.items() if step.path != paths.network_record(bridge)}
     return replace(host, records=records, networks=networks)

@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from machines.declare.write import declared_values
 from machines.errors import Conflict
 from machines.model.base import Base, Payload
 from machines.model.frozen import dataclass
 from machines.model.limits import Limits
 from machines.model.machine import Machine
-from machines.model.names import bridge_unit, machine_unit
+from machines.model.names import machine_unit
 from machines.model.observed import Host, Record
 from machines.model.snapshot import Origin
 from machines.plan import steps
+from machines.plan.claims import with_claims
+from machines.plan.links import link_parents, link_targets, plan_links, stop_waiting
+from machines.plan.names import plan_names
 from machines.plan.nat import is_loaded
+from machines.plan.networks import network_files, settle
 from machines.plan.place import place
-from machines.plan.steps import Plan, Step
+from machines.plan.ports import close_ports, is_port_unit, open_ports
+from machines.plan.steps import Plan
 from machines.render import paths
-from machines.render.files import Placement, render_bridge, render_guest, render_machine
+from machines.render.links import LINK_SETTINGS
+from machines.render.machine import render_machine
+from machines.render.placement import Placement
 
 NEW = "declared and not there yet"
 DIFFERS = "differs from what is declared"
@@ -58,7 +63,6 @@ def plan_machine(
     made_of = copy or base
     storage = copy.origin.storage if copy else "raw" if base and base.kind == "raw" else None
     placement = place(machine, host, payload=made_of.payload if made_of else None, storage=storage)
-    guest = render_guest(machine, placement)
     from_base = copy.origin.base if copy else base.id if base else ""
     plan: Plan = _claims(machine, host, placement, from_base, intent)
     missing = machine.name not in host.trees
@@ -66,13 +70,13 @@ def plan_machine(
         plan.append(
             steps.CopyTree(
                 reason=NEW, machine=machine.name, source=copy.source, origin=copy.origin, uid=placement.uid,
-                forget=copy.forget, running=copy.running, guest_files=guest,
+                forget=copy.forget, running=copy.running,
             )
         )  # fmt: skip
     elif missing:
         plan.append(
             steps.MakeTree(
-                reason=NEW, machine=machine.name, declared=machine, guest_files=guest,
+                reason=NEW, machine=machine.name, declared=machine,
                 storage=placement.storage, uid=placement.uid, base=base.id if base else "",
             )
         )  # fmt: skip
@@ -83,8 +87,7 @@ def plan_machine(
     late = missing and intent == "new"
     plan += [] if late else declare
     wanted = render_machine(machine, placement)
-    for network in placement.networks.values():
-        wanted |= render_bridge(network, networkd=host.networkd, dns=host.dns)
+    wanted |= network_files(placement.networks.values(), host)
     writes = _writes(wanted, host, machine=machine.name)
     removals = [
         steps.RemoveFile(reason=STALE, machine=machine.name, path=path)
@@ -93,7 +96,7 @@ def plan_machine(
     ]
     plan += writes
     # Before their files go: without them systemd no longer knows that the service belongs to the socket.
-    plan += _stopped_sockets(removals, machine)
+    plan += close_ports(removals, machine.name)
     plan += removals
     if missing:
         plan.append(steps.PlaceTree(reason=NEW, machine=machine.name, name=machine.name, storage=placement.storage))
@@ -102,11 +105,9 @@ def plan_machine(
         plan += [*declare, steps.Keep(reason="its tree is in its place", machine=machine.name, record=record)]
     # A machine that has used up all it may have could not take another file.
     plan += _disk(machine, host, missing=missing)
-    if not missing and host.trees[machine.name].kind not in {"raw", "lost"}:
-        plan += _guest(machine, guest, host)
     plan += _settle([*writes, *removals], wanted, machine, host, placement)
     plan += _autostart(machine, host)
-    return plan
+    return plan + plan_names(host, with_claims(host, plan), machine=machine.name)
 
 
 def _disk(machine: Machine, host: Host, *, missing: bool) -> Plan:
@@ -126,8 +127,7 @@ def _claims(machine: Machine, host: Host, placement: Placement, base: str, inten
                 steps.ClaimNetwork(
                     reason=f"there is no bridge {bridge} yet",
                     machine=machine.name,
-                    bridge=bridge,
-                    subnet=str(network.subnet),
+                    network=network,
                 )
             )
     record = _record(machine, host, placement, base, intent)
@@ -145,6 +145,9 @@ def _record(machine: Machine, host: Host, placement: Placement, base: str, inten
         dict(placement.addresses),
         ports=tuple(sorted(map(str, machine.publish))),
         foreign=tuple(bridge for bridge in machine.bridges if bridge not in placement.networks),
+        addresses6=dict(placement.addresses6),
+        networks=tuple(bridge for bridge in placement.networks if bridge not in placement.addresses),
+        links=link_targets(machine),
         made=_made(machine, host),
         storage=placement.storage,
         base=base if not there else own.base if own and own.base else host.trees[machine.name].base,
@@ -199,27 +202,6 @@ def _difference(old: str, new: str) -> str:
     return "\n".join(line for line in lines if not line.startswith("@@")) or "-no newline at the end of the file"
 
 
-def _guest(machine: Machine, wanted: dict[str, str], host: Host) -> Plan:
-    plan: Plan = []
-    for path, text in wanted.items():
-        old = host.guest_files.get((machine.name, path))
-        if old != text:
-            plan.append(
-                steps.WriteGuestFile(
-                    reason=NEW if old is None else DIFFERS,
-                    machine=machine.name,
-                    path=path,
-                    text=text,
-                    detail="" if old is None else _difference(old, text),
-                )
-            )
-    for (name, path), text in host.guest_files.items():
-        # Whoever's name is in it: a tree that was copied from another machine's has that one's address.
-        if name == machine.name and path not in wanted and paths.owner(path, text):
-            plan.append(steps.RemoveGuestFile(reason=STALE, machine=name, path=path))
-    return plan
-
-
 def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host, placement: Placement) -> Plan:
     """What has to be told of the files that changed, and what of them never reached systemd or the kernel.
 
@@ -227,29 +209,25 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
     """
     changed = [step.path for step in changes if isinstance(step, (steps.WriteFile, steps.RemoveFile))]
     plan: Plan = []
-    bridges = [bridge for bridge in placement.networks if any(f"70-machctl-{bridge}." in path for path in changed)]
-    if bridges and host.networkd:
-        plan.append(steps.ReloadNetworkd(reason=f"files of bridge {', '.join(bridges)} changed", machine=machine.name))
-    units = [path for path in changed if path.startswith(paths.UNIT_DIRECTORY)]
+    removed = [step.path for step in changes if isinstance(step, steps.RemoveFile)]
+    # Units of ports that were stopped before their files went systemd has forgotten.
+    gone = [path for path in removed if is_port_unit(path)]
+    units = [path for path in changed if path.startswith(paths.UNIT_DIRECTORY) and path not in gone]
     # What systemd has not loaded it reads when somebody asks for it.
     if any(paths.unit_of(path) in host.loaded for path in units):
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
     elif machine.name in host.stale_units:
         plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))
     plan += _limits(wanted, machine, host)
-    for bridge in placement.networks:
-        unit = bridge_unit(bridge)
-        if bridge not in host.links or unit not in host.active:
-            reason = f"bridge {bridge} is not up" if bridge not in host.links else f"{unit} is not active"
-            plan.append(steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=unit in host.active))
+    plan += settle(placement.networks.values(), changed, host, machine=machine.name)
     if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
         plan.append(steps.LoadNat(reason="its files changed", machine=machine.name))
     elif placement.networks and host.nat is not None and not is_loaded({**host.files, **wanted}, host.nat):
         reason = "it is not what its files say" if host.nat else "it is not loaded"
         plan.append(steps.LoadNat(reason=reason, machine=machine.name))
-    if machine.name in host.running:
-        plan += _started_sockets(changed, wanted, machine, host)
-    return plan
+    plan += plan_links(machine, host, placement)
+    plan += stop_waiting(machine.name, host, wanted=link_parents(machine), reason="it no longer leads there")
+    return plan + open_ports(changed, wanted, machine, host)
 
 
 def _limits(wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
@@ -271,28 +249,6 @@ def _limit_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(("MemoryMax=", "CPUQuota="))]
 
 
-def _stopped_sockets(changes: Sequence[Step], machine: Machine) -> Plan:
-    units = [step.path.rsplit("/", 1)[1] for step in changes if isinstance(step, steps.RemoveFile)]
-    return [
-        steps.StopUnit(reason=STALE, machine=machine.name, unit=unit)
-        for unit in units
-        if unit.endswith(".socket") or (unit.startswith("machctl-port-") and unit.endswith(".service"))
-    ]
-
-
-def _started_sockets(changed: list[str], wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
-    """Published ports of a running machine follow at once: their sockets are no part of the machine itself."""
-    plan: Plan = []
-    for path in wanted:
-        unit = path.rsplit("/", 1)[1]
-        if not unit.endswith(".socket"):
-            continue
-        if path in changed or unit not in host.active:
-            reason = "its port is published" if path in changed else "nothing listens on its port"
-            plan.append(steps.StartUnit(reason=reason, machine=machine.name, unit=unit, restart=True))
-    return plan
-
-
 def _autostart(machine: Machine, host: Host) -> Plan:
     unit = machine_unit(machine.name)
     enabled = host.enabled.get(machine.name, False)
@@ -305,15 +261,18 @@ def _autostart(machine: Machine, host: Host) -> Plan:
 
 def restart_note(plan: Plan, host: Host) -> list[str]:
     """Name the running machines whose changed settings count from their next start on."""
-    late = (paths.NSPAWN_DIRECTORY,)
-    return sorted(
-        {
-            step.machine
-            for step in plan
-            if step.machine in host.running
-            and (
-                isinstance(step, (steps.WriteGuestFile, steps.RemoveGuestFile))
-                or (isinstance(step, steps.WriteFile) and step.path.startswith(late))
-            )
-        }
-    )
+    return sorted({step.machine for step in plan if step.machine in host.running and _counts_later(step, plan)})
+
+
+def _counts_later(step: steps.Step, plan: Plan) -> bool:
+    """Tell whether what a step changes a running machine has at its next start only: links it is given at once."""
+    made = {
+        paths.guest_network_file(step.machine, other.link)
+        for other in plan
+        if isinstance(other, (steps.AttachLink, steps.DetachLink)) and other.machine == step.machine
+    }
+    if isinstance(step, (steps.WriteFile, steps.RemoveFile)) and step.path.startswith(paths.GUEST_DIRECTORY):
+        return step.path not in made
+    if not isinstance(step, steps.WriteFile) or not step.path.startswith(paths.NSPAWN_DIRECTORY):
+        return False
+    return not (made and all(line[1:].startswith(LINK_SETTINGS) for line in step.detail.splitlines()))

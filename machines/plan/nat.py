@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the kernel's nft table is the one that the files describe."""
+"""Whether the kernel's nft tables are those that the files describe."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Mapping
 
 from machines.render import paths
 
-# What of a rule nft(8) prints as it was written; it leaves out what the rest implies.
-_PORT = re.compile(r"(?:ip daddr (\d\S+) )?tcp dport (\d+) dnat ip to (\S+)")
-_SUBNET = re.compile(r"ip saddr (\S+) ip daddr (?:!= )?\S+ (ct status dnat )?masquerade")
+# What render.rules.stamped() puts to each rule; nft(8) prints the rest of it in words of its own.
+_STAMP = re.compile(r'comment "(\S+-[0-9a-f]{8})"')
 
 
 def is_loaded(files: Mapping[str, str], table: str) -> bool:
     """Tell whether ``table``, as nft lists it, has just the rules of the files; "" is no table at all."""
-    written = "\n".join(text for path, text in files.items() if path.startswith(f"{paths.NAT_DIRECTORY}/"))
-    return bool(table) and _rules(written) == _rules(table)
+    texts = [text for path, text in files.items() if path.startswith(f"{paths.NAT_DIRECTORY}/")]
+    return bool(table) and _stamps("\n".join([files.get(paths.NAT_FILE, ""), *texts])) == _stamps(table)
 
 
-def _rules(text: str) -> Counter[tuple[str, ...]]:
-    return Counter([*_PORT.findall(text), *_SUBNET.findall(text)])
+def _stamps(text: str) -> Counter[str]:
+    return Counter(_STAMP.findall(text))

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Mapping
+
+from machines.errors import Conflict
 from machines.model.base import Payload
+from machines.model.frozen import replace
+from machines.model.link import Attachment
 from machines.model.machine import Machine
-from machines.model.network import Network, choose_address, choose_subnet
+from machines.model.names import link_network
+from machines.model.network import PREFIXES, DeclaredNetwork, Network, choose_address, choose_address6
 from machines.model.observed import Host
+from machines.plan.names import name_servers, search_domain
+from machines.plan.networks import resolve
 from machines.plan.storage import storage_of, uid_of
-from machines.render.files import Placement
+from machines.render.placement import Placement
 
 
 def place(machine: Machine, host: Host, *, payload: Payload | None = None, storage: str | None = None) -> Placement:
@@ -16,34 +25,33 @@ def place(machine: Machine, host: Host, *, payload: Payload | None = None, stora
 
     A bridge that is there and that machctl did not make is left out: it is used as it is. ``payload`` is what a tree
     that is yet to be made runs in place of an init, ``storage`` the driver it will be kept by. Raises Conflict when
-    subnets or addresses have run out.
+    subnets or addresses have run out, and for a chosen address that cannot be had.
     """
     networks: dict[str, Network] = {}
     addresses: dict[str, str] = {}
+    addresses6: dict[str, str] = {}
     own = host.records.get(machine.name)
     storage = storage or storage_of(machine, host)
-    for bridge in machine.bridges:
-        subnet = host.networks.get(bridge)
-        if subnet is None:
-            if bridge in host.links or (own and bridge in own.foreign):
+    for link in machine.links:
+        name = link_network(link, machine.name)
+        if name is None:
+            continue
+        network = networks.get(name) or host.networks.get(name)
+        if network is None:
+            if (name in host.links and link.kind != "veth") or (own and name in own.foreign):
                 continue
-            others = [network.subnet for network in networks.values()]
-            subnet = choose_subnet(bridge, [*host.routes, *host.networks.values(), *others])
-        network = networks[bridge] = Network(bridge, subnet)
-        had = own.addresses.get(bridge) if own else None
-        if had:
-            addresses[bridge] = had
-        else:
-            taken = {
-                record.addresses[bridge]: name
-                for name, record in host.records.items()
-                if bridge in record.addresses and name != machine.name
-            }
-            addresses[bridge] = choose_address(network, taken)
+            network = _new_network(name, link, host, networks)
+        networks[name] = network
+        if link.vlan is None:
+            _address(machine.name, link, network, host, addresses, addresses6)
+    # That of the default route: all others are told of to their own neighbours alone.
+    first = next((networks[bridge] for bridge in addresses), None)
     return Placement(
         networks=networks,
         addresses=addresses,
-        dns=host.dns,
+        addresses6=addresses6,
+        dns=name_servers(first, host),
+        domain=search_domain(first, host),
         idmap_paths=host.idmap_paths,
         ipv6_loopback=host.ipv6_loopback,
         networkd=host.networkd,
@@ -51,3 +59,108 @@ def place(machine: Machine, host: Host, *, payload: Payload | None = None, stora
         uid=uid_of(machine, host, storage),
         payload=own.payload if own and machine.name in host.trees else payload,
     )
+
+
+def _new_network(name: str, link: Attachment, host: Host, others: Mapping[str, Network]) -> Network:
+    """A network that nobody declared, with the subnets of the addresses that are chosen in it."""
+    there = [*host.networks.values(), *others.values()]
+    chosen = [] if link.vlan is not None else [ipaddress.ip_interface(address) for address in link.addresses]
+    subnets = {found.version: _subnet(found) for found in chosen}
+    for wanted in subnets.values():
+        least, most = PREFIXES[wanted.version]
+        if not least <= wanted.prefixlen <= most:
+            raise Conflict(
+                f"network {name} would have the subnet {wanted}, with a prefix of {wanted.prefixlen} bits",
+                hint=f"choose an address with one between {least} and {most}, or none and it gets a free one",
+            )
+    taken: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [*host.routes, *host.routes6]
+    taken += [subnet for network in there for subnet in (network.subnet, network.subnet6) if subnet]
+    for wanted in subnets.values():
+        other = next((one for one in taken if one.version == wanted.version and wanted.overlaps(one)), None)
+        if other is not None:
+            raise Conflict(
+                f"network {name} would have the subnet {wanted}, and {_whose(other, host, others)} has {other}",
+                hint="choose an address elsewhere with --ip, or none and it gets a free one",
+            )
+    declared = DeclaredNetwork(
+        name,
+        subnet=subnets.get(4),  # type: ignore[arg-type]
+        subnet6=subnets.get(6),  # type: ignore[arg-type]
+        # There is nobody on a veth but the machine.
+        dhcp=link.kind != "veth",
+    )
+    return replace(resolve(declared, host, others.values()), kind=link.kind)
+
+
+def _subnet(
+    found: ipaddress.IPv4Interface | ipaddress.IPv6Interface,
+) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """The subnet of a chosen address: as its prefix says, else as those are that machctl chooses."""
+    if found.network.prefixlen < found.max_prefixlen:
+        return found.network
+    return ipaddress.ip_network(f"{found.ip}/{24 if found.version == 4 else 64}", strict=False)
+
+
+def _whose(subnet: object, host: Host, others: Mapping[str, Network]) -> str:
+    for network in [*host.networks.values(), *others.values()]:
+        if subnet in {network.subnet, network.subnet6}:
+            return f"network {network.bridge}"
+    return "a route of this host"
+
+
+def _address(
+    name: str, link: Attachment, network: Network, host: Host, addresses: dict[str, str], addresses6: dict[str, str]
+) -> None:
+    """Put the addresses of a link into ``addresses`` and ``addresses6``: those chosen, those it has, or free ones."""
+    bridge, own = network.bridge, host.records.get(name)
+    used, used6 = _used(bridge, name, host)
+    chosen = {6 if ":" in text else 4: _chosen(text, name, network, used | used6) for text in link.addresses}
+    had, had6 = (own.addresses.get(bridge), own.addresses6.get(bridge)) if own else (None, None)
+    if 4 in chosen:
+        addresses[bridge] = chosen[4]
+    elif had and ipaddress.IPv4Address(had) in network.subnet:
+        addresses[bridge] = had
+    else:
+        addresses[bridge] = choose_address(network, used)
+    if network.subnet6 is None:
+        return
+    if 6 in chosen:
+        addresses6[bridge] = chosen[6]
+    elif had6 and ipaddress.IPv6Address(had6) in network.subnet6:
+        addresses6[bridge] = had6
+    else:
+        found = choose_address6(network, addresses[bridge], used6)
+        if found is not None:
+            addresses6[bridge] = found
+
+
+def _used(bridge: str, name: str, host: Host) -> tuple[dict[str, str], dict[str, str]]:
+    others = [record for record in host.records.values() if record.name != name]
+    return (
+        {record.addresses[bridge]: record.name for record in others if bridge in record.addresses},
+        {record.addresses6[bridge]: record.name for record in others if bridge in record.addresses6},
+    )
+
+
+def _chosen(text: str, name: str, network: Network, used: Mapping[str, str]) -> str:
+    """A chosen address, if the machine can have it. Raises Conflict."""
+    found = ipaddress.ip_interface(text)
+    subnet = network.subnet if found.version == 4 else network.subnet6
+    address, what = str(found.ip), f"address {found.ip} of machine {name}"
+    if subnet is None:
+        raise Conflict(f"{what}: network {network.bridge} has no IPv6", hint="choose an IPv4 address, or none")
+    first, last = subnet[2], subnet[-2] if found.version == 4 else subnet[-1]
+    if found.ip not in subnet or ("/" in text and found.network != subnet):
+        raise Conflict(
+            f"{what}: network {network.bridge} has the subnet {subnet}, and {text} is outside it",
+            hint=f"choose one from {first} to {last}, or none and it gets a free one",
+        )
+    if address in network.gateways:
+        raise Conflict(f"{what} is the host's own on {network.bridge}", hint=f"choose one from {first} to {last}")
+    if not int(first) <= int(found.ip) <= int(last):
+        raise Conflict(f"{what} stands for all of {subnet}", hint=f"choose one from {first} to {last}")
+    if address in used:
+        raise Conflict(
+            f"{what} belongs to machine {used[address]}", hint="choose another one, or none and it gets a free one"
+        )
+    return address

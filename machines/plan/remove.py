@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from machines.declare.toml import declares_only
 from machines.errors import Conflict
 from machines.model.base import IMPORTED
 from machines.model.frozen import replace
@@ -13,6 +14,8 @@ from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
+from machines.plan.links import link_parents, stop_waiting
+from machines.plan.ports import port_units
 from machines.plan.steps import Plan
 from machines.render import paths
 
@@ -27,7 +30,8 @@ def plan_remove(
     Without ``bridges`` those are left to the caller. The log of its bootstrap goes only if the machine does for good:
     after a failure somebody wants to read it.
 
-    Raises Conflict when the machine is declared in a file together with others, which people have to edit.
+    Raises Conflict when the machine is declared in a file together with others, machines or networks, which people
+    have to edit.
     """
     plan: Plan = []
     own, record = declared.get(name), host.records.get(name)
@@ -35,6 +39,10 @@ def plan_remove(
         # From here on whoever finds it finishes this.
         going = replace(record, intent="remove")
         plan.append(steps.Claim(reason=reason, machine=name, record=going))
+    ports = port_units(name, host)
+    if ports:
+        # Before it stops: a connection could start it again.
+        plan.append(steps.ClosePorts(reason=reason, machine=name, units=ports))
     if name in host.running:
         plan.append(steps.StopMachine(reason="it is running", machine=name, name=name, terminate=True))
     if host.enabled.get(name):
@@ -44,13 +52,10 @@ def plan_remove(
     if own is None and name in host.trees and settings in host.files and settings not in files:
         # machined removes the settings of an image with it (systemd#15900), whoever wrote them.
         files.append(settings)
-    plan += [
-        steps.StopUnit(reason=reason, machine=name, unit=path.rsplit("/", 1)[1])
-        for path in files
-        if path.endswith((".socket", ".service"))
-    ]
     if own is not None:
-        shared = sorted(other.name for other in declared.values() if other.origin == own.origin and other.name != name)
+        text = host.files.get(own.origin)
+        # What else the file says need not be a machine, nor be right.
+        shared = text is not None and not declares_only(text, "machines", name)
         if shared or own.origin.endswith("/fleet.toml"):
             raise Conflict(
                 f"machine {name} is declared in {own.origin}, together with others",
@@ -83,7 +88,7 @@ def plan_remove(
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=paths.machine_record(name)))
     if record and _is_its_alone(record, host):
         plan.append(steps.RemoveBase(reason="it was for this machine alone", base=record.base))
-    plan += _foreign_bridges(own, host, declared, reason=reason)
+    plan += _foreign_links(name, own, host, declared, reason=reason)
     if bridges:
         nat_changed = any(path.startswith(paths.NAT_DIRECTORY) for path in files)
         plan += plan_unused(host, gone={name}, machine=name, nat_changed=nat_changed)
@@ -97,10 +102,13 @@ def _is_its_alone(record: Record, host: Host) -> bool:
     return base is not None and base.source.startswith(IMPORTED) and base.id not in others
 
 
-def _foreign_bridges(own: Machine | None, host: Host, declared: Mapping[str, Machine], *, reason: str) -> Plan:
-    """What waited for the bridges of others has nothing to wait for any more; the bridges themselves stay."""
+def _foreign_links(name: str, own: Machine | None, host: Host, declared: Mapping[str, Machine], *, reason: str) -> Plan:
+    """What waited for links of others has nothing to wait for any more; the links themselves stay."""
+    others = {target for machine in declared.values() if machine.name != name for target in link_parents(machine)}
+    plan = stop_waiting(name, host, wanted=others, reason=reason)
     if own is None:
-        return []
-    others = {bridge for machine in declared.values() if machine.name != own.name for bridge in machine.bridges}
-    units = [bridge_unit(bridge) for bridge in own.bridges if bridge not in host.networks and bridge not in others]
-    return [steps.StopUnit(reason=reason, machine=own.name, unit=unit) for unit in units if unit in host.active]
+        return plan
+    there = {step.unit for step in plan if isinstance(step, steps.StopUnit)}
+    left = sorted(link_parents(own) - others - set(host.networks))
+    units = [unit for unit in map(bridge_unit, left) if unit in host.active and unit not in there]
+    return plan + [steps.StopUnit(reason=reason, machine=name, unit=unit) for unit in units]

@@ -6,15 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from machines.declare.fleet import own_file
+from machines.declare.toml import declares_only
 from machines.declare.write import write_machine
 from machines.errors import Conflict
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import machine_unit
+from machines.model.names import machine_unit, own_link
 from machines.model.observed import Host, Record
 from machines.model.tree import Tree
 from machines.plan import steps
+from machines.plan.bridges import remove_bridge
 from machines.plan.machine import plan_machine
+from machines.plan.ports import port_units
 from machines.plan.steps import Plan
 from machines.render import paths
 
@@ -42,12 +45,17 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
         plan.append(steps.DisableUnit(reason=reason, machine=old, unit=machine_unit(old)))
     storage = record.storage if record else ""
     plan.append(steps.RenameTree(reason=reason, machine=new, old=old, new=new, storage=storage))
-    if own is not None and (own.origin != own_file(old) or _shared(own, declared)):
+    if own is not None and (own.origin != own_file(old) or _shared(own, host)):
+        why = "which is not its own file" if own.origin != own_file(old) else "together with others"
         raise Conflict(
-            f"machine {old} is declared in {own.origin}, which is not its own file",
+            f"machine {old} is declared in {own.origin}, {why}",
             hint=f"call it [machines.{new}] there, then run machctl rename {old} {new} again",
         )
     gone = [path for path, text in host.files.items() if paths.owner(path, text) == ("machine", old)]
+    ports = port_units(old, host)
+    if ports:
+        # Those of a machine that starts on demand listen, and under its new name it has the same.
+        plan.append(steps.ClosePorts(reason=reason, machine=old, units=ports))
     if own is not None:
         wanted = replace(own, name=new, origin=own_file(new))
         plan += _declare(wanted, old, record, host, declaration=write_machine(wanted))
@@ -61,10 +69,14 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
         plan.append(steps.RemoveFile(reason=reason, machine=old, path=host.journals[old]))
     if any(paths.unit_of(path) in host.loaded for path in gone if path.startswith(paths.UNIT_DIRECTORY)):
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=old))
+    if own_link(old) in host.networks:
+        plan += remove_bridge(own_link(old), new, host, reason=reason)
     if record:
         plan.append(steps.RemoveFile(reason=reason, machine=old, path=paths.machine_record(old)))
-    if any(path.startswith(paths.NAT_DIRECTORY) for path in gone):
+    if any(path.startswith(paths.NAT_DIRECTORY) for path in gone) or own_link(old) in host.networks:
         plan.append(steps.LoadNat(reason="its files changed", machine=new))
+    if record and record.addresses:
+        plan.append(steps.KeepNames(reason=reason, machine=new))
     return plan
 
 
@@ -98,23 +110,32 @@ def plan_unfinished(record: Record, host: Host, declared: Mapping[str, Machine])
 def _declare(wanted: Machine, old: str, record: Record | None, host: Host, *, declaration: str | None) -> Plan:
     """What makes the new name a machine, as if the old one had never had its address and its ports."""
     records = {name: other for name, other in host.records.items() if name != old}
+    networks, claim = dict(host.networks), list[steps.Step]()
+    before, after = own_link(old), own_link(wanted.name)
+    if before in networks:
+        # Its veth to the host is called like the machine, and so is the network that it is.
+        networks[after] = replace(networks.pop(before), bridge=after)
+        claim.append(steps.ClaimNetwork(reason="it has another name", machine=wanted.name, network=networks[after]))
     if record:
-        records[wanted.name] = replace(record, name=wanted.name, intent="")
+        moved = {before: after}
+        records[wanted.name] = replace(
+            record,
+            name=wanted.name,
+            intent="",
+            addresses={moved.get(bridge, bridge): address for bridge, address in record.addresses.items()},
+            addresses6={moved.get(bridge, bridge): address for bridge, address in record.addresses6.items()},
+        )
     trees = {name: tree for name, tree in host.trees.items() if name != old}
     if old in host.trees:
         trees[wanted.name] = Tree(wanted.name, paths.tree(wanted.name), host.trees[old].kind)
-    guest_files = {
-        (wanted.name if name == old else name, path): text for (name, path), text in host.guest_files.items()
-    }
-    view = replace(host, records=records, trees=trees, guest_files=guest_files)
-    claim: Plan = []
+    view = replace(host, records=records, trees=trees, networks=networks)
     if wanted.name in records:
-        claim = [steps.Claim(reason="it has another name", machine=wanted.name, record=records[wanted.name])]
+        claim += [steps.Claim(reason="it has another name", machine=wanted.name, record=records[wanted.name])]
     made = plan_machine(wanted, view, declaration=declaration)
-    # A layer can be mounted in its new place once the units of that are written.
-    inside = [step for step in made if isinstance(step, (steps.WriteGuestFile, steps.RemoveGuestFile))]
-    return [*claim, *(step for step in made if step not in inside and not isinstance(step, steps.Claim)), *inside]
+    return [*claim, *(step for step in made if not isinstance(step, (steps.Claim, steps.KeepNames)))]
 
 
-def _shared(machine: Machine, declared: Mapping[str, Machine]) -> bool:
-    return any(other.origin == machine.origin and other.name != machine.name for other in declared.values())
+def _shared(machine: Machine, host: Host) -> bool:
+    """Tell whether its file says more than what the machine is: networks, other machines, one with a mistake in it."""
+    text = host.files.get(machine.origin)
+    return text is not None and not declares_only(text, "machines", machine.name)

@@ -7,11 +7,24 @@ else (Claim), so taking back a half-made machine is the plan that removes it.
 
 from __future__ import annotations
 
-from machines.model.frozen import dataclass, field
+from machines.model.frozen import dataclass
 from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.observed import Record
 from machines.model.snapshot import Origin, Snapshot
+from machines.plan.netsteps import AttachLink as AttachLink
+from machines.plan.netsteps import ClaimNetwork as ClaimNetwork
+from machines.plan.netsteps import ClosePorts as ClosePorts
+from machines.plan.netsteps import DetachLink as DetachLink
+from machines.plan.netsteps import KeepNames as KeepNames
+from machines.plan.netsteps import KeepResolver as KeepResolver
+from machines.plan.netsteps import LoadNat as LoadNat
+from machines.plan.netsteps import OpenPorts as OpenPorts
+from machines.plan.netsteps import ReloadNetworkd as ReloadNetworkd
+from machines.plan.netsteps import RemoveLink as RemoveLink
+from machines.plan.netsteps import SetLink as SetLink
+from machines.plan.netsteps import SetSysctl as SetSysctl
+from machines.plan.step import Step as Step
 
 _INTENTS = {
     "new": "being made",
@@ -19,18 +32,6 @@ _INTENTS = {
     "rename": "being renamed",
     "throwaway": "to go when its command ends",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One change of the host. ``reason`` says why, ``machine`` for whom, ``note`` what else is to know of it."""
-
-    reason: str
-    machine: str = ""
-    detail: str = ""
-
-    def __str__(self) -> str:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +58,6 @@ class Keep(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimNetwork(Step):
-    """Record the subnet of a bridge that machctl makes."""
-
-    bridge: str
-    subnet: str
-
-    def __str__(self) -> str:
-        return f"record bridge {self.bridge} with subnet {self.subnet}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class MakeBase(Step):
     """Have a source produce a tree, and keep that to copy machines from."""
 
@@ -87,7 +77,6 @@ class MakeTree(Step):
     storage: str
     base: str
     uid: int | None = None
-    guest_files: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         how = {"btrfs": "a snapshot of", "overlay": "a layer over", "reflink": "a shared copy of"}
@@ -107,7 +96,6 @@ class CopyTree(Step):
     uid: int | None = None
     forget: bool = True
     running: str = ""
-    guest_files: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         still = f", {self.source} held still meanwhile" if self.running else ""
@@ -264,50 +252,11 @@ class RemoveFile(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteGuestFile(Step):
-    """Write a file inside a machine's tree."""
-
-    path: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"write {self.path} in the tree of {self.machine}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveGuestFile(Step):
-    """Remove a file inside a machine's tree."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"remove {self.path} in the tree of {self.machine}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReloadUnits(Step):
     """Make systemd read its unit files again (org.freedesktop.systemd1.Manager.Reload)."""
 
     def __str__(self) -> str:
         return "reload systemd"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReloadNetworkd(Step):
-    """Make networkd read its files again (org.freedesktop.network1.Manager.Reload)."""
-
-    def __str__(self) -> str:
-        return "reload systemd-networkd"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadNat(Step):
-    """Load the nft table inet machctl anew from its files; without any, drop it."""
-
-    drop: bool = False
-
-    def __str__(self) -> str:
-        return "drop the nft table inet machctl" if self.drop else "load the nft table inet machctl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,16 +308,6 @@ class StopUnit(Step):
 
     def __str__(self) -> str:
         return f"stop {self.unit}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveLink(Step):
-    """Remove a link that machctl made; networkd leaves the bridges it made when their files go."""
-
-    link: str
-
-    def __str__(self) -> str:
-        return f"remove link {self.link}"
 
 
 @dataclass(frozen=True, kw_only=True)

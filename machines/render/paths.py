@@ -16,13 +16,24 @@ NAT_DIRECTORY = f"{STATE_DIRECTORY}/nat"
 NAT_FILE = f"{STATE_DIRECTORY}/nat.nft"
 RECORD_DIRECTORY = f"{STATE_DIRECTORY}/machines"
 NETWORK_RECORD_DIRECTORY = f"{STATE_DIRECTORY}/networks"
+FIREWALLD_FILE = f"{STATE_DIRECTORY}/firewalld"
 LOG_DIRECTORY = "/var/log/machctl"
 POOL_DIRECTORY = "/var/lib/machines"
 STORE_DIRECTORY = f"{STATE_DIRECTORY}/store"
 LAYER_DIRECTORY = f"{STORE_DIRECTORY}/layers"
 POOL_IMAGE = f"{STATE_DIRECTORY}/pool.btrfs"
 POOL_MOUNT = f"{STATE_DIRECTORY}/pool"
+GUEST_DIRECTORY = f"{STATE_DIRECTORY}/guests"
+# Not below /run: of directories that it has to make there, nspawn 252 makes the host's root the owner, and the guest's
+# systemd can write nothing into them.
+GUEST_NETWORK_DIRECTORY = "/usr/local/lib/systemd/network"
 GUEST_RESOLV_CONF = "/etc/resolv.conf"
+SYSCTL_DIRECTORY = "/etc/sysctl.d"
+HOSTS_FILE = "/etc/hosts"
+RESOLVER_FILE = "/etc/systemd/resolved.conf.d/machctl.conf"
+# There while resolved is to be restarted for its file; one that starts with the host reads it anyway.
+RESOLVER_PENDING = "/run/machctl/resolver"
+RESOLVER_HEADER = "# machctl: fleet names, answered at the gateways of networks"
 
 _HEADER = re.compile(r"# machctl: (machine|bridge|fleet) (\S+)")
 
@@ -44,8 +55,23 @@ def dropin_file(name: str) -> str:
 
 def port_unit(name: str, port: Publish, suffix: str) -> str:
     """The unit that listens on a published port (``socket``) or passes its connections on (``service``)."""
-    address = "-" + port.address.replace(":", "_") if port.address else ""
-    return f"machctl-port-{name}-{port.host}{address}.{suffix}"
+    address = "-" + port.address.replace(":", ".") if port.address else ""
+    return f"{port_prefix(name)}{port.host}{address}.{suffix}"
+
+
+def port_prefix(name: str) -> str:
+    """What the names of a machine's port units begin with, and no other machine's: names have no underscore."""
+    return f"machctl-port-{name}_"
+
+
+def sockets_file(name: str) -> str:
+    """The drop-in that has the sockets of a machine listen from boot on (systemd.special(7), sockets.target)."""
+    return f"{UNIT_DIRECTORY}/sockets.target.d/50-machctl-{name}.conf"
+
+
+def sysctl_file(name: str) -> str:
+    """What of the kernel's settings the published ports of a machine need (sysctl.d(5))."""
+    return f"{SYSCTL_DIRECTORY}/70-machctl-{name}.conf"
 
 
 def unit_of(path: str) -> str:
@@ -83,9 +109,19 @@ def machine_record(name: str) -> str:
     return f"{RECORD_DIRECTORY}/{name}.json"
 
 
-def guest_network_file(link: str) -> str:
-    """The file in a machine's tree that configures one of its links."""
-    return f"/etc/systemd/network/10-machctl-{link}.network"
+def guest_directory(name: str) -> str:
+    """What a machine sees of its settings: a tree that machctl writes nothing into is the guest's alone."""
+    return f"{GUEST_DIRECTORY}/{name}"
+
+
+def guest_network_file(name: str, link: str) -> str:
+    """The file that configures one of a machine's links (systemd.network(5)), before all that is in its tree."""
+    return f"{guest_directory(name)}/05-machctl-{link}.network"
+
+
+def guest_resolv_conf(name: str) -> str:
+    """The name servers of a machine that nothing inside looks after (resolv.conf(5))."""
+    return f"{guest_directory(name)}/resolv.conf"
 
 
 def machine_header(name: str, origin: str) -> str:
@@ -93,8 +129,10 @@ def machine_header(name: str, origin: str) -> str:
     return f"# machctl: machine {name}, declared in {origin}; edit that and run: machctl apply {name}"
 
 
-def bridge_header(bridge: str) -> str:
-    """The first line of every file that is rendered for a bridge."""
+def bridge_header(bridge: str, origin: str = "") -> str:
+    """The first line of every file that is rendered for a bridge; ``origin`` is the file it is declared in."""
+    if origin:
+        return f"# machctl: bridge {bridge}, declared in {origin}; edit that and run: machctl apply"
     return f"# machctl: bridge {bridge}, made for the machines that are on it; gone with the last of them"
 
 
@@ -109,14 +147,15 @@ def owner(path: str, text: str) -> tuple[str, str] | None:
     kind, name = match[1], match[2].rstrip(",;")
     if kind == "machine":
         own = {settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"}
-        own |= {GUEST_RESOLV_CONF, *(f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name))}
-        mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/machctl-port-{name}-", guest_network_file("")[:-8]))
+        own |= {sockets_file(name), sysctl_file(name)}
+        own |= {f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name)}
+        mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/{port_prefix(name)}", f"{guest_directory(name)}/"))
     elif kind == "bridge":
         mine = (
             path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.") or path == f"{NAT_DIRECTORY}/bridge-{name}.nft"
         )
     else:
-        mine = path == NAT_FILE or path in {
+        mine = path in {NAT_FILE, RESOLVER_FILE} or path in {
             f"{UNIT_DIRECTORY}/{mount_unit(where)}" for where in (POOL_MOUNT, POOL_DIRECTORY, STORE_DIRECTORY)
         }
     return (kind, name) if mine else None

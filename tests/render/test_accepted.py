@@ -55,10 +55,11 @@ def test_table_that_nft_lists_is_the_one_that_was_loaded(tree: Path, tmp_path: P
         argv = ["unshare", "--net", "sh", "-c", script, "sh", str(table), *argv]
         return subprocess.run(argv, capture_output=True, text=True, check=check)
 
+    there = [tree / f"{NAT}.nft", *(tree / NAT).glob("*.nft")]
+    files = {f"/{path.relative_to(tree)}": path.read_text() for path in there}
     # What machctl itself asks nft, in a namespace where the table is loaded.
-    found = observe._nat(SimpleNamespace(tools=SimpleNamespace(run=listed)))  # type: ignore[arg-type]
+    found = observe._nat(SimpleNamespace(tools=SimpleNamespace(run=listed)), files)  # type: ignore[arg-type]
     assert "masquerade" in found
-    files = {f"/{path.relative_to(tree)}": path.read_text() for path in (tree / NAT).glob("*.nft")}
     assert is_loaded(files, found)
 
 

@@ -18,7 +18,9 @@ import pytest
 from machines.declare.fleet import parse_fleet
 from machines.model.base import Payload
 from machines.model.network import Network
-from machines.render.files import Placement, render_bridge, render_guest, render_machine
+from machines.render.machine import render_machine
+from machines.render.networks import render_bridge
+from machines.render.placement import Placement
 
 CASES = Path(__file__).parent / "cases"
 SPLIT = "# ---- the host ----\n"
@@ -30,12 +32,13 @@ def rendered(case: Path) -> dict[str, str]:
     machines, errors = parse_fleet({"/etc/machctl/fleet.toml": fleet})
     assert not errors, [error.message for error in errors]
     facts = tomllib.loads(host)
-    networks = {name: Network(name, ipaddress.IPv4Network(net)) for name, net in facts.get("networks", {}).items()}
+    networks = {name: read_network(name, found) for name, found in facts.get("networks", {}).items()}
     files: dict[str, str] = {}
     for name, machine in machines.items():
         placement = Placement(
-            networks={bridge: networks[bridge] for bridge in machine.bridges if bridge in networks},
+            networks={bridge: networks[bridge] for bridge in machine.networks if bridge in networks},
             addresses=facts.get("addresses", {}).get(name, {}),
+            addresses6=facts.get("addresses6", {}).get(name, {}),
             dns=tuple(facts.get("dns", ())),
             idmap_paths=frozenset(facts.get("idmap-paths", ())),
             ipv6_loopback=facts.get("ipv6-loopback", True),
@@ -45,10 +48,22 @@ def rendered(case: Path) -> dict[str, str]:
             payload=payload(facts["payloads"][name]) if name in facts.get("payloads", {}) else None,
         )
         files |= render_machine(machine, placement)
-        files |= {f"/tree/{name}{path}": text for path, text in render_guest(machine, placement).items()}
         for network in placement.networks.values():
             files |= render_bridge(network, networkd=placement.networkd, dns=placement.dns)
     return files
+
+
+def read_network(name: str, found: str | dict[str, Any]) -> Network:
+    """Read a network: its subnet, or a table of what it has."""
+    values = {"subnet": found} if isinstance(found, str) else found
+    six = values.get("subnet6")
+    return Network(
+        name,
+        ipaddress.IPv4Network(values["subnet"]),
+        ipaddress.IPv6Network(six) if six else None,
+        mtu=values.get("mtu"),
+        kind=values.get("kind", "bridge"),
+    )
 
 
 def payload(values: dict[str, Any]) -> Payload:

@@ -13,7 +13,8 @@ from machines.model.machine import Bind
 from machines.model.observed import Host, Link, Listener, Record
 from machines.model.source import Source, parse_source
 from machines.model.tree import Tree
-from machines.plan.check import PACKAGES, TOOLS, check_host, check_machine, check_new, check_tree
+from machines.plan.check import check_machine, check_new, check_tree
+from machines.plan.check_host import PACKAGES, TOOLS, check_host
 from machines.render import paths
 from samples import BASE, TRIXIE, empty_host, host_with, machine, running
 

@@ -12,7 +12,9 @@ from machines.errors import InvalidValue
 from machines.model.base import Payload
 from machines.model.machine import Bind, Publish
 from machines.render import compiling, environment
-from machines.render.files import Placement, render_bridge, render_guest, render_machine
+from machines.render.machine import render_machine
+from machines.render.networks import render_bridge
+from machines.render.placement import Placement
 from samples import NETWORK, PAYLOAD, machine, placed
 
 MACHINES = [
@@ -31,12 +33,7 @@ PLACEMENTS = [
 
 def everything() -> list[dict[str, str]]:
     """Every template with what it can be given."""
-    rendered = [
-        part
-        for one in MACHINES
-        for place in PLACEMENTS
-        for part in (render_machine(one, place), render_guest(one, place))
-    ]
+    rendered = [render_machine(one, place) for one in MACHINES for place in PLACEMENTS]
     mount = environment.render("pool.mount", header="#", description="d", what="w", where="/x", type="t", options="o")
     bridges = [render_bridge(NETWORK, networkd=True, dns=dns) for dns in ((), ("192.0.2.53",))]
     return [*rendered, *bridges, {"pool.mount": mount}]
@@ -69,4 +66,4 @@ def test_values_stay_values(compiled: types.ModuleType) -> None:
 
 def test_stale_ones_are_left(compiled: types.ModuleType) -> None:
     compiled.TEMPLATES["resolv.conf.j2"] = 1, lambda values: "stale"
-    assert environment.render("resolv.conf", header="# x", dns=[]) == "# x\n"
+    assert environment.render("resolv.conf", header="# x", dns=[], domain="") == "# x\n"

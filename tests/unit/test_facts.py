@@ -40,9 +40,39 @@ TCP6 = """\
 
 
 def test_routes() -> None:
-    assert facts.parse_routes(ROUTES) == tuple(
-        map(ipaddress.IPv4Network, ("4.3.2.1/32", "10.64.7.0/24", "192.168.0.0/24"))
+    assert {str(subnet): link for subnet, link in facts.parse_routes(ROUTES).items()} == {
+        "4.3.2.1/32": "tun0",
+        "10.64.7.0/24": "br0",
+        "192.168.0.0/24": "eth0",
+    }
+
+
+def test_routes_of_ipv6_are_those_to_subnets() -> None:
+    lines = (
+        "00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 "
+        "00000400 00000001 00000000 00000003 eth0",
+        "20010db8000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 "
+        "00000100 00000001 00000000 00000001 eth0",
+        "fd120000000000000000000000000001 80 00000000000000000000000000000000 00 00000000000000000000000000000000 "
+        "00000000 00000002 00000000 80200001 lo",
+        "fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 "
+        "00000100 00000001 00000000 00000001 eth0",
+        "ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000000000000000000000000000 "
+        "00000100 00000001 00000000 00000001 eth0",
     )
+    assert facts.parse_routes6("\n".join(lines)) == {ipaddress.IPv6Network("2001:db8::/64"): "eth0"}
+
+
+def test_routes_of_vpns_in_place_of_the_default_one_are_left_out() -> None:
+    lines = [f"tun0\t{word}\t0\t1\t0\t0\t0\t{mask}" for word, mask in (
+        ("00000000", "00000080"), ("00000080", "00000080"), ("0000000A", "000000FF"),
+    )]  # fmt: skip
+    assert facts.parse_routes("\n".join(["", *lines])) == {ipaddress.IPv4Network("10.0.0.0/8"): "tun0"}
+    six = "{:032x} {:02x} " + "0" * 32 + " 00 " + "0" * 32 + " 00000100 00000001 00000000 00000001 tun0"
+    routes = ("fc00::/7", "8000::/1", "fd12::/16")
+    networks = [ipaddress.IPv6Network(text) for text in routes]
+    text = "\n".join(six.format(int(network.network_address), network.prefixlen) for network in networks)
+    assert facts.parse_routes6(text) == {networks[2]: "tun0"}
 
 
 def test_listeners() -> None:
@@ -61,7 +91,7 @@ def test_listener_on_a_mapped_address_is_on_the_address() -> None:
 @pytest.mark.parametrize("parse", [facts.parse_routes, facts.parse_listeners, facts.parse_resolv_conf])
 def test_file_that_is_not_there_says_nothing(parse: object) -> None:
     assert callable(parse)
-    assert parse("") == ()
+    assert not parse("")
 
 
 def test_port_that_this_process_listens_on_is_found() -> None:
@@ -75,7 +105,8 @@ def test_port_that_this_process_listens_on_is_found() -> None:
         ("nameserver 192.0.2.1\n", ("192.0.2.1",)),
         ("nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.1", ("192.0.2.1", "192.0.2.2")),
         ("nameserver 127.0.0.53\noptions edns0\n", ()),
-        ("nameserver ::1\nnameserver 2001:db8::1\nnameserver fe80::1%eth0\n", ()),
+        ("nameserver ::1\nnameserver 2001:db8::1\nnameserver fe80::1%eth0\n", ("2001:db8::1",)),
+        ("nameserver 2001:db8::1\nnameserver 192.0.2.1\n", ("192.0.2.1", "2001:db8::1")),
         ("# nameserver 192.0.2.1\nnameserver\nnameserver dns.example\n", ()),
         ("  nameserver\t192.0.2.1 # office\n", ("192.0.2.1",)),
     ],

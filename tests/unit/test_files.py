@@ -159,6 +159,41 @@ def test_removing_twice_is_fine(tmp_path: Path) -> None:
     files.remove_file(str(tmp_path / "nowhere/x"))
 
 
+def test_folder_that_another_takes_away_before_the_first_file_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sockets.target.d"
+    opened, calls = os.open, iter([True])
+
+    def late(path: str, *args: int) -> int:
+        if next(calls, False):
+            folder.rmdir()
+        return opened(path, *args)
+
+    monkeypatch.setattr(os, "open", late)
+    files.write_file(str(folder / "x.conf"), "text")
+    assert (folder / "x.conf").read_text() == "text"
+
+
+def test_empty_folder_of_sockets_that_a_killed_run_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "sockets.target.d"
+    monkeypatch.setattr(files, "_SOCKETS", str(folder))
+    monkeypatch.setattr(files, "_WRITTEN", ())
+    folder.mkdir()
+    assert files.abandoned() == [str(folder)]
+    files.remove_file(str(folder))
+    assert not folder.exists()
+    files.write_file(str(folder / "x.conf"), "")
+    assert files.abandoned() == []
+    files.remove_file(str(folder / "x.conf"))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("directory", ["/etc/sysctl.d", "/etc/systemd/system/sockets.target.d"])
+def test_half_written_files_are_looked_for_wherever_machctl_writes(directory: str) -> None:
+    assert directory in files._WRITTEN
+
+
 def test_reading_by_pattern(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("a")
     (tmp_path / "b.toml").mkdir()

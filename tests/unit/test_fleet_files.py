@@ -8,7 +8,8 @@ import textwrap
 import pytest
 
 from machines.declare.fleet import own_file, parse_fleet, parse_stale_after
-from machines.model.machine import DEFAULT_BRIDGE, Bind, Machine, Publish
+from machines.model.link import DEFAULT_LINKS, Attachment
+from machines.model.machine import Bind, Machine, Publish
 from machines.model.source import Source
 
 FILE = "/etc/machctl/fleet.toml"
@@ -44,7 +45,7 @@ def test_machine_with_everything() -> None:
         name="web",
         source=Source("debian", "bookworm"),
         origin=FILE,
-        bridges=("br0", "br1"),
+        links=(Attachment("bridge", "br0"), Attachment("bridge", "br1")),
         publish=(Publish(8080, 80, "127.0.0.1"), Publish(443, 443)),
         binds=(Bind("/srv/www", "/var/www", read_only=True),),
         packages=("nginx-light",),
@@ -136,7 +137,7 @@ def test_all_that_a_source_does_not_take_is_said_at_once() -> None:
 def test_machine_with_nothing_but_its_source() -> None:
     machines, errors = read('[machines.web]\nsource = "debian"')
     assert errors == []
-    assert machines == {"web": Machine("web", Source("debian", "trixie"), FILE, bridges=(DEFAULT_BRIDGE,))}
+    assert machines == {"web": Machine("web", Source("debian", "trixie"), FILE, links=DEFAULT_LINKS)}
 
 
 def test_files_add_up() -> None:
@@ -162,7 +163,7 @@ def test_empty_fleet(text: str) -> None:
         ("bridges = ['br0', 'br 1']", "machines.web.bridges[1]: 'br 1' is not a bridge name"),
         ("bridges = ['br0', 'br0']", "machines.web: bridge br0 of web is given twice"),
         ("bridges = []", "machines.web: web is on no bridge"),
-        ("publish = ['8080']", "machines.web.publish[0]: '8080' is not a published port"),
+        ("publish = ['x']", "machines.web.publish[0]: published port 'x': 'x' is not a port"),
         ("publish = ['1:80', '1:81']", "machines.web: ports 1:80 and 1:81 of web are the same on the host"),
         ("binds = ['/a:/x', '/b:/x']", "machines.web: bind /x of web is given twice"),
         ("autostart = 'yes'", "machines.web.autostart: must be true or false, is a string"),

@@ -83,6 +83,30 @@ def test_link_that_leads_to_itself(tree: Path) -> None:
     assert guest.read_file(str(tree), "/etc/x") is None
 
 
+def test_link_that_is_too_long_is_nothing_to_read(tree: Path) -> None:
+    (tree / "etc/x").symlink_to("y" * 300)
+    assert guest.read_file(str(tree), "/etc/x") is None
+    assert guest.read_plain_file(str(tree), "/etc/" + "y" * 300) is None
+
+
+def test_file_that_can_be_written_anew(tree: Path) -> None:
+    (tree / "etc/full").write_bytes(b"x" * guest.READ_MAX)
+    assert guest.read_whole_file(str(tree), "/etc/hostname") == "web\n"
+    assert guest.read_whole_file(str(tree), "/etc/full") == "x" * guest.READ_MAX
+    assert guest.read_whole_file(str(tree), "/etc/nothing") == ""
+    assert guest.read_whole_file(f"{tree}/nowhere", "/etc/hosts") == ""
+
+
+def test_file_that_would_not_come_back_as_it_was(tree: Path) -> None:
+    (tree / "etc/long").write_bytes("ä".encode() * (guest.READ_MAX // 2 + 1))
+    (tree / "etc/bytes").write_bytes(b"\xff\n")
+    (tree / "etc/link").symlink_to("hostname")
+    (tree / "etc/far").symlink_to("y" * 300)
+    os.mkfifo(tree / "etc/fifo")
+    for name in ("long", "bytes", "link", "far", "fifo", "."):
+        assert guest.read_whole_file(str(tree), f"/etc/{name}") is None, name
+
+
 def test_fifo_is_not_waited_for(tree: Path) -> None:
     os.mkfifo(tree / "etc/x")
     assert guest.read_file(str(tree), "/etc/x") is None
@@ -223,6 +247,8 @@ def test_no_descriptor_is_left_open(tree: Path, outside: Path) -> None:
     guest.read_file(str(tree), "/etc/hostname")
     guest.read_file(str(tree), "/etc")
     guest.read_file(str(tree), "/nowhere")
+    guest.read_whole_file(str(tree), "/etc/hostname")
+    guest.read_whole_file(str(tree), "/etc")
     guest.write_file(str(tree), "/etc/a/b", "")
     guest.remove_file(str(tree), "/etc/a/b")
     with pytest.raises(MachctlError):

@@ -23,6 +23,7 @@ from machines.operations import fleet
 from machines.operations.bases import known_base, make_base
 from machines.operations.garbage import collect_garbage
 from machines.operations.observe import observe, write_record
+from machines.operations.remove import remove
 from machines.operations.tree import make_tree
 from machines.plan import steps
 from machines.render import paths
@@ -240,7 +241,6 @@ def test_tree_without_an_init_is_left_as_it_is() -> None:
     assert {path.removeprefix(tree) for path in host.guests.texts if path.startswith(f"{tree}/")} == {
         "/etc/hosts",
         "/etc/machine-id",
-        "/etc/resolv.conf",
     }
     assert "Boot=no" in host.files.texts[paths.settings_file("web")]
     assert fleet.plan_fleet([], host, verb="plan") == {"web": [], "": []}
@@ -267,7 +267,7 @@ def test_removing_a_layer_that_a_killed_run_has_half_removed(
     create(host, web())
     if not tree_left:
         host.placed.clear()
-    asyncio.run(fleet.remove("web", host, REPORTER, force=False, dry_run=False))
+    asyncio.run(remove("web", host, REPORTER, force=False, dry_run=False))
     assert nothing_left(host)
     assert host.storage.mounted == set()
 

@@ -86,7 +86,6 @@ class Layers:
         )
         step = CopyTree(
             reason="", machine="two", source="one", origin=Origin("", "overlay", "b", 0), uid=0,
-            guest_files={"/etc/systemd/network/10-machctl-host0.network": "ours"},
         )  # fmt: skip
         asyncio.run(trees.copy_tree(step, host, lambda *_: None))
         with self.merged() as tree:
@@ -192,7 +191,6 @@ def test_a_layer_alone_becomes_what_it_would_over_its_base(
             did(tree)
             if name == "mounted":
                 forget(str(tree), host)
-                guest.write_file(str(tree), "/etc/systemd/network/10-machctl-host0.network", "ours")
                 seen.append(look(tree))
         if name == "alone":
             seen.append(layers.become())

@@ -16,18 +16,18 @@ from machines.model.limits import Limits
 from machines.model.machine import Machine, Publish
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Link, Record
-from machines.model.tree import Tree
 from machines.plan import machine as reasons
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.claims import split_claims, with_claims
 from machines.plan.machine import plan_machine, restart_note, tree_note
+from machines.plan.names import guest_lines, host_lines, with_block, without_names
 from machines.render import paths
 from samples import (
     BASE,
     BRIDGE,
+    NETWORK,
     PAYLOAD,
-    SUBNET,
     edited,
     empty_host,
     host_with,
@@ -40,34 +40,36 @@ from samples import (
 
 WEB = machine(publish=(Publish(8080, 80),))
 SETTINGS = paths.settings_file("web")
-SOCKET = f"{paths.UNIT_DIRECTORY}/machctl-port-web-8080.socket"
+SOCKET = f"{paths.UNIT_DIRECTORY}/machctl-port-web_8080.socket"
 NAT = f"{paths.NAT_DIRECTORY}/machine-web.nft"
 WEB_UNIT = frozenset({machine_unit("web")})
 
 
 def test_new_machine_is_claimed_then_made_then_placed_then_settled() -> None:
     plan = plan_machine(WEB, empty_host(loaded=WEB_UNIT), declaration=write_machine(WEB), base=BASE)
-    subnet = next(step.subnet for step in plan if isinstance(step, steps.ClaimNetwork))
-    address = str(ipaddress.IPv4Network(subnet)[2])
+    subnet = next(step.network.subnet for step in plan if isinstance(step, steps.ClaimNetwork))
+    address = str(subnet[2])
     assert shown(plan) == [
         f"record bridge br0 with subnet {subnet}",
         f"record machine web with address {address} on br0",
         f"make the tree, a copy of base {BASE.id}",
         "write /etc/machctl/fleet.d/web.toml",
-        "write /etc/systemd/system/machctl-port-web-8080.socket",
-        "write /etc/systemd/system/machctl-port-web-8080.service",
+        "write /etc/systemd/system/machctl-port-web_8080.socket",
+        "write /etc/systemd/system/machctl-port-web_8080.service",
+        "write /var/lib/machctl/nat/machine-web.nft",
+        "write /var/lib/machctl/guests/web/05-machctl-host0.network",
         "write /etc/systemd/nspawn/web.nspawn",
         "write /etc/systemd/system/systemd-nspawn@web.service.d/50-machctl.conf",
-        "write /var/lib/machctl/nat/machine-web.nft",
         "write /var/lib/machctl/nat/bridge-br0.nft",
         "write /var/lib/machctl/nat.nft",
         "write /etc/systemd/network/70-machctl-br0.netdev",
         "write /etc/systemd/network/70-machctl-br0.network",
         "place the tree in /var/lib/machines/web",
-        "reload systemd-networkd",
         "reload systemd",
+        "reload systemd-networkd",
         "start machctl-bridge@br0.service",
         "load the nft table inet machctl",
+        "keep the names of machines in /etc/hosts and in the trees of web",
     ]
     assert all(step.reason and step.machine == "web" for step in plan)
 
@@ -80,7 +82,7 @@ def test_what_is_as_declared_needs_nothing(declared: Machine) -> None:
 def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
     """``host`` once the files, records and networks of a plan are there."""
     host = with_claims(host, plan)
-    files, guest = dict(host.files), dict(host.guest_files)
+    files = dict(host.files)
     links, active, enabled = dict(host.links), set(host.active), dict(host.enabled)
     for step in plan:
         match step:
@@ -88,21 +90,21 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
                 files[step.path] = step.text
             case steps.RemoveFile():
                 files.pop(step.path, None)
-            case steps.WriteGuestFile():
-                guest[step.machine, step.path] = step.text
-            case steps.MakeTree():
-                guest |= {(step.machine, path): text for path, text in step.guest_files.items()}
             case steps.PlaceTree():
                 trees = host_with(declared, driver=step.storage).trees
                 host = dataclasses.replace(host, trees={**host.trees, step.name: trees[step.name]})
             case steps.SetDisk():
                 host = dataclasses.replace(host, disks={} if step.size is None else {step.machine: step.size})
-            case steps.RemoveGuestFile():
-                guest.pop((step.machine, step.path), None)
             case steps.StartUnit() if step.unit.startswith("machctl-bridge@"):
                 bridge = step.unit.removeprefix("machctl-bridge@").removesuffix(".service")
                 links[bridge] = Link(bridge, "bridge")
                 active.add(step.unit)
+            case steps.KeepNames():
+                files[paths.HOSTS_FILE] = with_block("", host_lines(host.records, host.networks, host.hostname))
+                lines = {name: guest_lines(name, host.records, host.networks, host.hostname) for name in host.trees}
+                host = dataclasses.replace(
+                    host, guest_hosts={name: with_block("", found) for name, found in lines.items()}
+                )
             case steps.EnableUnit():
                 enabled[step.machine] = True
             case steps.DisableUnit():
@@ -112,7 +114,6 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
     return dataclasses.replace(
         host,
         files=files,
-        guest_files=guest,
         links=links,
         active=frozenset(active),
         enabled=enabled,
@@ -168,15 +169,15 @@ def test_file_that_was_deleted_is_written_again() -> None:
     assert shown(plan) == [f"write {paths.dropin_file('web')}", "reload systemd"]
 
 
-@pytest.mark.parametrize("loaded", [(), ("systemd-nspawn@web2.service",), ("machctl-port-web-8080.socket",)])
+@pytest.mark.parametrize("loaded", [(), ("systemd-nspawn@web2.service",), ("machctl-port-web_8080.socket",)])
 def test_systemd_reads_what_it_has_not_loaded_when_somebody_asks_for_it(loaded: tuple[str, ...]) -> None:
     host = edited(host_with(WEB, loaded=frozenset(loaded)), paths.dropin_file("web"), None)
     assert shown(plan_machine(WEB, host)) == [f"write {paths.dropin_file('web')}"]
 
 
-def test_unit_that_systemd_has_loaded_is_read_again_when_its_file_goes() -> None:
-    host = host_with(WEB, loaded=frozenset({"machctl-port-web-8080.socket"}))
-    assert "reload systemd" in shown(plan_machine(machine(), host))
+def test_unit_of_a_port_that_was_stopped_systemd_has_forgotten() -> None:
+    host = host_with(WEB, loaded=frozenset({"machctl-port-web_8080.socket"}))
+    assert "reload systemd" not in shown(plan_machine(machine(), host))
 
 
 @pytest.mark.parametrize("path", [SETTINGS, paths.dropin_file("web"), SOCKET, NAT, paths.NAT_FILE])
@@ -226,22 +227,20 @@ def test_network_that_is_not_in_the_kernel_is_brought_back(values: dict[str, Any
 
 def test_new_port_of_a_running_machine_answers_at_once() -> None:
     plan = plan_machine(WEB, running(host_with(machine()), "web"))
-    assert "restart machctl-port-web-8080.socket" in shown(plan)
-    assert shown(plan).index("reload systemd") < shown(plan).index("restart machctl-port-web-8080.socket")
+    assert shown(plan)[-2:] == ["load the nft table inet machctl", "start machctl-port-web_8080.socket"]
 
 
 def test_port_of_a_running_machine_that_nobody_listens_on_is_listened_on_again() -> None:
     host = running(host_with(WEB), "web")
     assert plan_machine(WEB, host) == []
     (step,) = plan_machine(WEB, dataclasses.replace(host, active=frozenset({bridge_unit("br0")})))
-    assert str(step) == "restart machctl-port-web-8080.socket"
+    assert str(step) == "start machctl-port-web_8080.socket"
     assert step.reason == "nothing listens on its port"
 
 
 def test_port_that_is_gone_of_a_machine_that_does_not_run_is_stopped_too() -> None:
     found = shown(plan_machine(machine(), host_with(WEB)))
-    assert "stop machctl-port-web-8080.socket" in found
-    assert "stop machctl-port-web-8080.service" in found
+    assert "stop machctl-port-web_8080.socket machctl-port-web_8080.service" in found
 
 
 def test_unit_files_that_systemd_has_not_read_are_read() -> None:
@@ -270,34 +269,21 @@ def test_bridge_that_nobody_needs_is_not_this_plans_to_remove() -> None:
 
 def test_claim_names_ports_and_the_bridges_of_others() -> None:
     declared = machine(bridges=("lan0", "br0"), publish=(Publish(8080, 80), Publish(53, 53, "::1")))
-    plan = plan_machine(declared, empty_host(networks={"br0": SUBNET}, links={"lan0": Link("lan0", "bridge")}))
+    plan = plan_machine(declared, empty_host(networks={"br0": NETWORK}, links={"lan0": Link("lan0", "bridge")}))
     (claim,) = [step for step in plan if isinstance(step, steps.Claim)]
     made = {"source": "debian:trixie"}
     ports = ("8080:80", "[::1]:53:53")
-    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ports, ("lan0",), made, storage="copy")
+    links = {"host0": "bridge:lan0", "host1": "bridge:br0"}
+    assert claim.record == Record("web", {"br0": "10.64.7.2"}, ports, ("lan0",), made, storage="copy", links=links)
 
 
 def test_foreign_bridge_that_is_away_stays_foreign() -> None:
     declared = machine(bridges=("lan0",))
-    host = host_with(declared, records={"web": Record("web", foreign=("lan0",))}, links={"br0": BRIDGE})
+    away = Record("web", foreign=("lan0",), links={"host0": "bridge:lan0"})
+    host = host_with(declared, records={"web": away}, links={"br0": BRIDGE})
     assert not {steps.ClaimNetwork, steps.Claim} & set(kinds(plan_machine(declared, host)))
     forgotten = dataclasses.replace(host, records={})
     assert steps.ClaimNetwork in kinds(plan_machine(declared, forgotten))
-
-
-def test_raw_image_is_not_written_into() -> None:
-    host = host_with(WEB)
-    raw = {"web": Tree("web", "/var/lib/machines/web.raw", "raw")}
-    assert plan_machine(WEB, dataclasses.replace(host, trees=raw, guest_files={})) == []
-
-
-def test_file_in_the_tree_that_names_another_machine_goes() -> None:
-    # A tree that was copied from db's has its address in it.
-    path = paths.guest_network_file("host1")
-    other = {("web", path): f"{paths.machine_header('db', '/x')}\n[Match]\nName=host1\n"}
-    host = host_with(WEB)
-    plan = plan_machine(WEB, dataclasses.replace(host, guest_files={**host.guest_files, **other}))
-    assert shown(plan) == [f"remove {path} in the tree of web"]
 
 
 def test_settings_copied_from_another_machine_are_in_the_way() -> None:
@@ -307,7 +293,7 @@ def test_settings_copied_from_another_machine_are_in_the_way() -> None:
 
 
 def test_port_of_a_machine_that_does_not_run_is_not_listened_on() -> None:
-    assert steps.StartUnit not in kinds(plan_machine(WEB, host_with(machine())))
+    assert steps.OpenPorts not in kinds(plan_machine(WEB, host_with(machine())))
 
 
 def test_port_that_is_no_longer_published_goes() -> None:
@@ -317,7 +303,7 @@ def test_port_that_is_no_longer_published_goes() -> None:
         SOCKET.replace(".socket", ".service"),
         NAT,
     }
-    assert "stop machctl-port-web-8080.socket" in shown(plan)
+    assert "stop machctl-port-web_8080.socket machctl-port-web_8080.service" in shown(plan)
     assert "load the nft table inet machctl" in shown(plan)
 
 
@@ -328,25 +314,19 @@ def test_files_of_other_machines_stay() -> None:
     assert not [step for step in plan if "db" in getattr(step, "path", "")]
 
 
-def test_file_in_the_tree_follows() -> None:
-    path = paths.guest_network_file("host0")
+def test_file_that_the_machine_sees_follows() -> None:
+    path = paths.guest_network_file("web", "host0")
     host = host_with(WEB)
-    old = host.guest_files["web", path].replace("LLDP=yes", "LLDP=no")
-    (step,) = plan_machine(WEB, dataclasses.replace(host, guest_files={("web", path): old}))
-    assert isinstance(step, steps.WriteGuestFile)
+    old = host.files[path].replace("LLDP=yes", "LLDP=no")
+    (step,) = plan_machine(WEB, edited(host, path, old))
+    assert isinstance(step, steps.WriteFile)
     assert step.detail.splitlines() == ["-LLDP=no", "+LLDP=yes"]
 
 
-def test_file_in_the_tree_of_a_bridge_that_is_gone_is_removed() -> None:
+def test_file_of_a_bridge_that_is_gone_is_removed() -> None:
     host = host_with(machine(bridges=("br0", "br1")))
     plan = plan_machine(machine(), host)
-    assert "remove /etc/systemd/network/10-machctl-host1.network in the tree of web" in shown(plan)
-
-
-def test_file_of_the_guests_own_stays() -> None:
-    host = host_with(WEB)
-    own = {("web", paths.guest_network_file("host3")): "[Match]\nName=host3\n"}
-    assert plan_machine(WEB, dataclasses.replace(host, guest_files={**host.guest_files, **own})) == []
+    assert f"remove {paths.guest_network_file('web', 'host1')}" in shown(plan)
 
 
 def test_running_machine_is_named_where_its_settings_count_later() -> None:
@@ -376,20 +356,20 @@ def test_machine_keeps_its_address() -> None:
     host = host_with(db, web)
     address = host.records["web"].addresses["br0"]
     alone = dataclasses.replace(host, records={"web": host.records["web"]})
-    assert plan_machine(web, alone) == []
+    assert without_names(plan_machine(web, alone)) == []
     assert address in alone.files[NAT]
 
 
 def test_new_subnet_overlaps_no_route_of_the_host() -> None:
     taken = ipaddress.IPv4Network("10.64.0.0/11")
-    plan = plan_machine(machine(), empty_host(routes=(taken,)))
+    plan = plan_machine(machine(), empty_host(routes={taken: "tun0"}))
     (claim,) = [step for step in plan if isinstance(step, steps.ClaimNetwork)]
-    assert not ipaddress.IPv4Network(claim.subnet).overlaps(taken)
+    assert not claim.network.subnet.overlaps(taken)
 
 
 def test_no_subnet_left_is_a_conflict_that_says_so() -> None:
     with pytest.raises(Conflict, match="no free subnet for bridge br0"):
-        plan_machine(machine(), empty_host(routes=(ipaddress.IPv4Network("10.0.0.0/8"),)))
+        plan_machine(machine(), empty_host(routes={ipaddress.IPv4Network("0.0.0.0/0"): "tun0"}))
 
 
 def test_bridge_that_came_back_with_its_record_is_machctls() -> None:

@@ -16,6 +16,7 @@ from machines.plan import steps
 from machines.plan.gc import half_made, plan_gc
 from machines.plan.machine import plan_machine
 from machines.plan.remove import plan_remove
+from machines.plan.rename import plan_rename
 from machines.render import paths
 from samples import BASE, PAYLOAD, edited, empty_host, host_with, kinds, machine, running, shown
 
@@ -31,16 +32,16 @@ def removed(plan: list[steps.Step]) -> set[str]:
 def test_last_machine_takes_everything_along() -> None:
     host = host_with(WEB)
     plan = plan_remove("web", host, {"web": WEB})
-    assert set(host.files) <= removed(plan)
+    assert set(host.files) - {paths.HOSTS_FILE} <= removed(plan)
     assert shown(plan) == [
         "record that machine web is being removed",
-        "stop machctl-port-web-8080.socket",
-        "stop machctl-port-web-8080.service",
-        "remove /etc/systemd/system/machctl-port-web-8080.socket",
-        "remove /etc/systemd/system/machctl-port-web-8080.service",
+        "stop machctl-port-web_8080.socket machctl-port-web_8080.service",
+        "remove /etc/systemd/system/machctl-port-web_8080.socket",
+        "remove /etc/systemd/system/machctl-port-web_8080.service",
+        "remove /var/lib/machctl/nat/machine-web.nft",
+        "remove /var/lib/machctl/guests/web/05-machctl-host0.network",
         "remove /etc/systemd/nspawn/web.nspawn",
         "remove /etc/systemd/system/systemd-nspawn@web.service.d/50-machctl.conf",
-        "remove /var/lib/machctl/nat/machine-web.nft",
         "remove /etc/machctl/fleet.d/web.toml",
         "remove the tree /var/lib/machines/web",
         "reload systemd",
@@ -52,9 +53,10 @@ def test_last_machine_takes_everything_along() -> None:
         "reload systemd-networkd",
         "remove link br0",
         "remove /var/lib/machctl/networks/br0.json",
-        "remove /var/lib/machctl/nat.nft",
         "drop the nft table inet machctl",
         "stop machctl-nat.service",
+        "remove /var/lib/machctl/nat.nft",
+        "keep the names of machines in /etc/hosts",
     ]
 
 
@@ -64,7 +66,8 @@ def test_bridge_stays_while_another_machine_is_on_it() -> None:
     assert not [path for path in removed(plan) if "br0" in path or "db" in path]
     assert steps.RemoveLink not in kinds(plan)
     assert paths.NAT_FILE not in removed(plan)
-    assert shown(plan)[-1] == "load the nft table inet machctl"
+    assert shown(plan)[-2] == "load the nft table inet machctl"
+    assert shown(plan)[-1] == "keep the names of machines in /etc/hosts and in the trees of db"
 
 
 @pytest.mark.parametrize(("ports", "stays"), [
@@ -115,7 +118,8 @@ def test_foreign_bridge_is_never_removed() -> None:
 def test_running_machine_is_ended_first() -> None:
     plan = plan_remove("web", running(host_with(WEB), "web"), {"web": WEB})
     # Before anything else is done it is known what is being done, and the name is out of use once nothing is left.
-    assert shown(plan)[:2] == ["record that machine web is being removed", "terminate web"]
+    first, _, third = shown(plan)[:3]
+    assert (first, third) == ("record that machine web is being removed", "terminate web")
 
 
 def test_remove_that_is_finished_claims_nothing_again() -> None:
@@ -123,7 +127,7 @@ def test_remove_that_is_finished_claims_nothing_again() -> None:
     records = {"web": dataclasses.replace(host.records["web"], intent="remove")}
     plan = plan_remove("web", dataclasses.replace(host, records=records), {"web": WEB})
     assert steps.Claim not in kinds(plan)
-    assert removed(plan) >= set(host.files)
+    assert removed(plan) >= set(host.files) - {paths.HOSTS_FILE}
 
 
 def test_claim_of_a_remove_changes_nothing_but_the_intent() -> None:
@@ -188,6 +192,16 @@ def test_file_that_declares_others_is_for_people_to_edit(origin: str) -> None:
     assert origin in caught.value.message
 
 
+@pytest.mark.parametrize("more", ["[networks.lab]", "[machines.wrong]\nsource = 1", "[images]\nstale-after = 9", "["])
+def test_file_that_says_anything_else_is_not_removed_with_a_machine(more: str) -> None:
+    host = host_with(WEB)
+    host = edited(host, WEB.origin, f"{host.files[WEB.origin]}\n{more}\n")
+    with pytest.raises(Conflict, match="together with others"):
+        plan_remove("web", host, {"web": WEB})
+    with pytest.raises(Conflict, match="together with others"):
+        plan_rename("web", "site", host, {"web": WEB})
+
+
 def test_machine_that_machctl_did_not_make() -> None:
     tree = {"old": Tree("old", "/var/lib/machines/old")}
     host = edited(empty_host(trees=tree), paths.settings_file("old"), "[Exec]\nBoot=yes\n")
@@ -237,7 +251,7 @@ def test_gc_removes_what_a_killed_create_left() -> None:
     plan = plan_gc(host, {}, left, busy=NOBODY, temporary=["/etc/.x"], store=["/store/layers/.db.new"])
     assert shown(plan)[1:3] == ["remove /etc/.x", "remove /store/layers/.db.new"]
     assert shown(plan)[0] == "remove the tree /var/lib/machines/.#machctl-new-web"
-    assert removed(plan) >= set(host.files)
+    assert removed(plan) >= set(host.files) - {paths.HOSTS_FILE}
     assert shown(plan).count("remove link br0") == 1
 
 
@@ -312,6 +326,15 @@ def test_gc_drops_the_nat_table_with_the_last_bridge() -> None:
     plan = plan_gc(dataclasses.replace(host, files=nat_files, trees={}, records={}), {}, {}, busy=NOBODY)
     assert paths.NAT_FILE in removed(plan)
     assert "drop the nft table inet machctl" in shown(plan)
+
+
+def test_gc_drops_the_nat_table_that_a_killed_run_left() -> None:
+    host = dataclasses.replace(host_with(), files={paths.NAT_FILE: "# machctl: fleet"}, networks={})
+    assert shown(plan_gc(host, {}, {}, busy=NOBODY)) == [
+        "drop the nft table inet machctl",
+        "stop machctl-nat.service",
+        "remove /var/lib/machctl/nat.nft",
+    ]
 
 
 def test_gc_of_two_half_made_machines_removes_their_bridge_once() -> None:

@@ -11,14 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machines.declare.fleet import own_file, parse_fleet
+from machines.declare.links import check_links
+from machines.declare.ports import check_ports
 from machines.declare.values import DISK_MIN, MEMORY_MIN
 from machines.declare.write import write_machine
-from machines.model.machine import DEFAULT_BRIDGE, Bind, Machine, Publish
+from machines.model.link import DEFAULT_LINKS, Attachment
+from machines.model.machine import Bind, Machine, Publish
+from machines.model.publish import Egress
 from machines.model.source import DEBIAN_SUITES, Source
 from samples import machine
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,5})?", fullmatch=True)
 bridges = st.from_regex(r"[a-z][a-z0-9_.-]{0,14}", fullmatch=True).filter(lambda name: name not in {"all", "default"})
+links = (
+    st.builds(Attachment, st.just("bridge"), bridges, vlan=st.none() | st.integers(1, 4094))
+    | st.builds(Attachment, st.sampled_from(["macvlan", "ipvlan", "interface"]), bridges)
+    | st.builds(Attachment, st.just("zone"), bridges.filter(lambda name: len(name) <= 12))
+    | st.just(Attachment("veth", addresses=("192.0.2.5", "fd00::5/64"), mac="02:00:00:00:00:05", name="up0"))
+)
 # What stands in a path of the host: anything printable but the colon that separates the two.
 parts = st.text(
     st.one_of(
@@ -34,14 +44,22 @@ publishes = st.builds(
     st.integers(1, 65535),
     st.none() | st.ip_addresses().filter(lambda address: not address.is_unspecified).map(str),
 )
+egress = st.builds(
+    lambda first, count, protocol: Egress(first, min(first + count, 65535), protocol),
+    st.integers(1, 65535),
+    st.integers(0, 9),
+    st.sampled_from(["tcp", "udp"]),
+)
 keys = st.from_regex(r"ssh-[a-z0-9]{1,10} [A-Za-z0-9+/]{4,20}={0,2}( [ -~]{0,20}[!-~])?", fullmatch=True)
 plain = st.builds(
     Machine,
     name=names,
     source=st.builds(Source, st.just("debian"), st.sampled_from(sorted(set(DEBIAN_SUITES.values())))),
     origin=st.just(""),
-    bridges=st.just((DEFAULT_BRIDGE,)) | st.lists(bridges, min_size=1, max_size=3, unique=True).map(tuple),
+    links=st.just(DEFAULT_LINKS)
+    | st.lists(links, min_size=1, max_size=3, unique_by=lambda link: (link.kind == "veth", link.target)).map(tuple),
     publish=st.lists(publishes, max_size=3, unique_by=lambda port: port.host).map(tuple),
+    egress=st.none() | st.lists(egress, max_size=2).map(tuple),
     binds=st.lists(
         st.builds(Bind, paths, paths, st.booleans()), max_size=3, unique_by=lambda bind: bind.destination
     ).map(tuple),
@@ -58,7 +76,7 @@ plain = st.builds(
     storage=st.sampled_from(["auto", "btrfs", "overlay", "reflink", "copy"]),
     disk=st.none() | st.integers(DISK_MIN, 2**50),
     ephemeral=st.booleans(),
-)
+).filter(lambda declared: not [*check_links(declared), *check_ports(declared)])
 digests = st.from_regex(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", fullmatch=True)
 files = st.sampled_from(["tar", "raw"])
 sources = (
@@ -162,3 +180,23 @@ def test_an_edit_of_what_changed_gives_what_is_wanted(before: Machine, after: Ma
     found, errors = parse_fleet({"": write_machine(after, write_machine(before), before=before)})
     assert errors == []
     assert found == {after.name: after}
+
+
+def test_all_about_the_network_is_written() -> None:
+    declared = machine(
+        links=(Attachment("bridge", "br0"), Attachment("zone", "lab"), Attachment("bridge", "br1", name="x")),
+        publish=(Publish(8000, 9000, "::1"), Publish(53, 53, protocol="udp", count=3)),
+        isolated=True, egress=(), on_demand=True, idle_stop=600,
+    )  # fmt: skip
+    text = write_machine(declared)
+    assert 'links = ["bridge:br0", "zone:lab", "bridge:br1,name=x"]\n' in text
+    assert 'publish = ["[::1]:8000:9000", "53-55:53-55/udp"]\n' in text
+    assert "isolated = true\negress = []\n" in text
+    assert 'idle-stop = "10m"\n' in text
+    assert parse_fleet({declared.origin: text}) == ({"web": declared}, [])
+
+
+def test_network_of_the_host_is_written() -> None:
+    declared = machine(network="host", links=())
+    assert 'network = "host"\n' in write_machine(declared)
+    assert parse_fleet({declared.origin: write_machine(declared)}) == ({"web": declared}, [])

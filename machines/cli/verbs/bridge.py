@@ -15,7 +15,9 @@ def bridge(
     action: str = typer.Argument(..., metavar="up|down"), name: str = typer.Argument(..., metavar="BRIDGE")
 ) -> None:
     """See to it that a bridge is there, or take away one that was made so."""
-    actions = {"up": bridge_up, "down": bridge_down}
-    if action not in actions:
+    if action not in {"up", "down"}:
         raise InvalidValue(f"bridge takes up or down, not {action!r}")
-    actions[action](check_link_name(name), RealHost())
+    if action == "down":
+        bridge_down(check_link_name(name), RealHost())
+    elif warning := bridge_up(check_link_name(name), RealHost()):
+        typer.echo(warning, err=True)  # for the journal

@@ -15,33 +15,45 @@ from machines.cli.running import run
 from machines.cli.several import exit_status, on_each
 from machines.cli.wire import RealHost
 from machines.declare import values
+from machines.declare.fleet import check_machine
 from machines.errors import InvalidValue, MachctlError, raise_all
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.operations import fleet, lifecycle
+from machines.operations import lifecycle
 from machines.operations.inspect import expand
+from machines.operations.remove import remove
 
 _KEYS: dict[str, Callable[[str], object]] = {
     "memory": values.parse_memory,
     "cpus": values.parse_cpus,
     "disk": values.parse_disk,
+    "isolated": values.parse_flag,
+    "egress": values.parse_egress_list,
 }
+# What taking a value back leaves.
+_UNSET: dict[str, object] = {"isolated": False}
 
 
 def set_(
     context: words.Context,
     name: str = name_argument("The machine."),
     assignments: list[str] = words.Argument(
-        ..., metavar="KEY=VALUE...", help="memory=512M, cpus=1.5, disk=10G; KEY= takes it back."
+        ...,
+        metavar="KEY=VALUE...",
+        help="memory=512M, cpus=1.5, disk=10G, isolated=yes, egress=443,53/udp; KEY= takes it back.",
     ),
 ) -> None:
-    """Change limits of a machine: at once where it runs, and in its declaration."""
+    """Change limits of a machine, and what it may reach: at once where it runs, and in its declaration."""
     options = context.obj
     changes = _changes(assignments)
     host = RealHost()
 
     def edit(machine: Machine) -> Machine:
-        return replace(machine, **changes)  # type: ignore[arg-type]
+        made: Machine = replace(machine, **changes)  # type: ignore[arg-type]
+        raise_all(check_machine(made))
+        return made
+
+    from machines.operations import fleet
 
     plan = run(
         fleet.change(name, edit, host, Progress(options), dry_run=options.dry_run),
@@ -53,6 +65,8 @@ def set_(
         show_plan({name: plan}, options)
     elif not options.quiet:
         note(f"set {' '.join(assignments)} on {name}" if plan else f"{name} has these values already")
+        if fleet.restarts(plan, host):
+            note(f"  some of it counts from its next start on: machctl restart {name}")
 
 
 def rm(
@@ -68,7 +82,7 @@ def rm(
     for name in chosen if len(chosen) > 1 else ():
         # What will be refused must not be terminated first.
         try:
-            removal = fleet.remove(name, host, Progress(options), force=force, dry_run=True)
+            removal = remove(name, host, Progress(options), force=force, dry_run=True)
             run(removal, timeout=None, what=f"rm {name}", quick=True)
         except MachctlError as error:
             failed[name] = error
@@ -83,7 +97,7 @@ def rm(
     for name in left:
         try:
             plan = run(
-                fleet.remove(name, host, Progress(options), force=force, dry_run=options.dry_run),
+                remove(name, host, Progress(options), force=force, dry_run=options.dry_run),
                 timeout=options.timeout,
                 what=f"rm {name}",
                 quick=True,
@@ -112,7 +126,7 @@ def _changes(assignments: list[str]) -> dict[str, object]:
                 )
             )
         elif not value:
-            found[key] = None
+            found[key] = _UNSET.get(key)
         else:
             try:
                 found[key] = _KEYS[key](value)

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from machines.cli import links as flags
 from machines.cli import words
+from machines.cli.links import read_links
 from machines.cli.options import Options
 from machines.cli.output import note
 from machines.cli.plans import show_plan
@@ -17,8 +19,8 @@ from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.declare.fleet import check_machine, own_file
 from machines.errors import InvalidValue, MachctlError, raise_all
-from machines.model.machine import DEFAULT_BRIDGE, Machine
-from machines.model.names import check_link_name, check_new_name
+from machines.model.machine import Machine
+from machines.model.names import check_new_name
 from machines.model.source import REMOTE, Source, parse_source
 from machines.operations.declared import stale_after
 from machines.operations.fleet import create as create_machine
@@ -34,11 +36,26 @@ def create(
     context: words.Context,
     source: str = words.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
     name: str = words.Argument(None, metavar="[NAME]", help="The machine's name; the distribution's if left out."),
-    bridge: list[str] = words.Option(
-        [], "--bridge", metavar="BRIDGE", help="Put it on this bridge; made if it is not there."
-    ),
+    bridge: list[str] = flags.BRIDGE,
+    link: list[str] = flags.LINK,
+    veth: bool = flags.VETH,
+    zone: list[str] = flags.ZONE,
+    macvlan: list[str] = flags.MACVLAN,
+    ipvlan: list[str] = flags.IPVLAN,
+    interface: list[str] = flags.INTERFACE,
+    host_network: bool = flags.HOST_NETWORK,
+    no_network: bool = flags.NO_NETWORK,
+    ip: list[str] = flags.IP,
     publish: list[str] = words.Option(
-        [], "--publish", "-p", metavar="[IP:]HOST:GUEST", help="Let a TCP port of the machine answer on the host."
+        [], "--publish", "-p", metavar="[IP:]HOST:GUEST", help="Let a port of the machine answer on the host."
+    ),
+    isolated: bool = words.Option(False, "--isolated", help="Keep it from everything but its published ports."),
+    egress: list[str] = words.Option(
+        [], "--egress", metavar="PORT[/udp]|none", help="Let it reach these ports only, as in 443,53/udp."
+    ),
+    on_demand: bool = words.Option(False, "--on-demand", help="Start it at the first connection to one of its ports."),
+    idle_stop: str = words.Option(
+        None, "--idle-stop", metavar="TIME", help="With --on-demand: stop it that long after the last connection."
     ),
     bind: list[str] = words.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
     package: list[str] = words.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
@@ -71,7 +88,14 @@ def create(
     """Make a machine: bootstrap its tree, write its settings and units, and declare it."""
     options = context.obj
     machine = machine_of(
-        source=source, name=name, bridges=bridge, publish=publish, binds=bind, packages=package, mirror=mirror,
+        source=source, name=name, host_network=host_network, no_network=no_network, addresses=ip,
+        links=[
+            *(("bridge", text) for text in bridge), *(("", text) for text in link), *([("", "veth")] if veth else []),
+            *(("zone", text) for text in zone), *(("macvlan", text) for text in macvlan),
+            *(("ipvlan", text) for text in ipvlan), *(("interface", text) for text in interface),
+        ],
+        isolated=isolated, egress=egress, on_demand=on_demand, idle_stop=idle_stop, publish=publish,
+        binds=bind, packages=package, mirror=mirror,
         variant=variant, bootstrapper=bootstrapper, keyring=keyring, checksum=checksum, insecure=insecure,
         storage=storage, disk=disk, ephemeral=ephemeral, memory=memory, cpus=cpus, hostname=hostname, ssh_keys=ssh_key,
         autostart=autostart, wait=wait,
@@ -154,7 +178,14 @@ def machine_of(
     *,
     source: str,
     name: str | None,
-    bridges: Iterable[str] = (),
+    links: Iterable[tuple[str, str]] = (),
+    host_network: bool = False,
+    no_network: bool = False,
+    addresses: Iterable[str] = (),
+    isolated: bool = False,
+    egress: Iterable[str] = (),
+    on_demand: bool = False,
+    idle_stop: str | None = None,
     publish: Iterable[str] = (),
     binds: Iterable[str] = (),
     packages: Iterable[str] = (),
@@ -198,12 +229,19 @@ def machine_of(
         Source("debian", "trixie"),
     )
     chosen = read(check_new_name, name if name is not None else _default_name(origin), "debian")
+    mode, linked = read_links(links, addresses, host=host_network, none=no_network, errors=errors)
+    reached = [word for text in egress for word in text.split(",")]
     machine = Machine(
         name=chosen,
         source=origin,
         origin=own_file(chosen),
-        bridges=read_all(check_link_name, bridges) or (DEFAULT_BRIDGE,),
+        network=mode,
+        links=linked,
         publish=read_all(values.parse_publish, publish),
+        isolated=isolated,
+        egress=() if reached == ["none"] else read_all(values.parse_egress, reached) if reached else None,
+        on_demand=on_demand,
+        idle_stop=read(values.parse_duration, idle_stop),
         binds=read_all(values.parse_bind, [_absolute(bind) for bind in binds]),
         packages=tuple(
             dict.fromkeys(read_all(values.parse_package, [word for text in packages for word in text.split(",")]))

@@ -1,33 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""machctl doctor, version, completion"""
+"""machctl version, completion"""
 
 from __future__ import annotations
 
 import typer
 
 from machines import __version__
-from machines.cli.output import colored, say, show_object, show_rows
+from machines.cli.output import say, show_object
 from machines.errors import InvalidValue
-
-
-def doctor(context: typer.Context) -> None:
-    """Check what machines need of this host. The exit status is 1 if something keeps them from running."""
-    from machines.cli.wire import RealHost
-    from machines.operations.doctor import examine
-
-    options = context.obj
-    findings = examine(RealHost())
-    if options.output == "table":
-        for finding in findings:
-            if options.quiet and finding.level == "ok":
-                continue
-            say(f"{colored(f'{finding.level:<8}', options, key=finding.level)} {finding.message}")
-            for line in finding.remedy.splitlines():
-                say(f"{'':<9}-> {line}")
-    else:
-        show_rows([finding.row() for finding in findings], ("check", "level", "message", "remedy"), options)
-    if any(finding.level == "bad" for finding in findings):
-        raise typer.Exit(1)
 
 
 def version(context: typer.Context) -> None:

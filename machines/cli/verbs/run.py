@@ -24,6 +24,7 @@ from machines.model.base import Payload
 from machines.model.machine import Machine
 from machines.operations import fleet, lifecycle
 from machines.operations.observe import read_records
+from machines.operations.remove import remove
 from machines.render import paths
 
 
@@ -48,7 +49,8 @@ def run_(
         del words[0]
     called = name or f"run-{os.urandom(3).hex()}"
     machine = machine_of(
-        source=source, name=called, bridges=bridge, publish=publish, binds=bind, packages=package, memory=memory,
+        source=source, name=called, links=[("bridge", text) for text in bridge], publish=publish, binds=bind,
+        packages=package, memory=memory,
         cpus=cpus,
     )  # fmt: skip
     host = RealHost()
@@ -92,7 +94,7 @@ def _run(machine: Machine, words: list[str], host: RealHost, *, user: str | None
 
     job = lifecycle.dispatch_start(machine.name, host)
     run(lifecycle.finish_start(machine.name, job, host), timeout=timeout, what=f"start {machine.name}")
-    if machine.bridges:
+    if machine.links:
         # A command that looks at the network at once should find it.
         with contextlib.suppress(MachctlError):
             run(lifecycle.wait_for_address(machine.name, host), timeout=10, what="wait")
@@ -141,7 +143,7 @@ def _remove(name: str, host: RealHost) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     try:
-        run(fleet.remove(name, host, Reporter(), force=True, dry_run=False), timeout=None, what=f"rm {name}")
+        run(remove(name, host, Reporter(), force=True, dry_run=False), timeout=None, what=f"rm {name}")
     except MachctlError as error:
         report_error(error)
         note(f"  remove it by hand: machctl rm --force {name}")

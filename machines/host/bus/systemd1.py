@@ -10,11 +10,11 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from machines.errors import NotFound
-from machines.host.bus._sdbus import Bus, BusError, open_host
+from machines.errors import CommandFailed, NotFound, TimedOut
+from machines.host.bus._sdbus import CALL_TIMEOUT, Bus, BusError, open_host
 from machines.host.bus.errors import job_failed
 from machines.model.frozen import NamedTuple
 
@@ -57,6 +57,7 @@ class SystemdManager:
 
     def __init__(self) -> None:
         self._bus: Bus | None = None
+        self._ended: dict[str, str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +68,7 @@ class SystemdManager:
     def close(self) -> None:
         """Disconnect; the next call connects again."""
         bus, self._bus = self._bus, None
+        self._ended = None
         if bus is not None:
             bus.close()
 
@@ -82,35 +84,75 @@ class SystemdManager:
         """Dispatch a job that starts ``unit`` and give its path, which jobs.wait_started() waits for (StartUnit)."""
         return str(self._call(f"start {unit}", "StartUnit", "ss", unit, "replace"))
 
+    def run_jobs(self, verb: str, units: Sequence[str]) -> None:
+        """Start, stop or restart units (StartUnit and so on) and wait for all, for what takes moments only.
+
+        Raises CommandFailed for the first that failed, TimedOut after 90 s.
+        """
+        ended = self._followed()
+        member = f"{verb.capitalize()}Unit"
+        jobs = {unit: str(self._call(f"{verb} {unit}", member, "ss", unit, "replace")) for unit in units}
+        if not self._wait(lambda: ended.keys() >= set(jobs.values()), CALL_TIMEOUT):
+            raise TimedOut(f"{verb} {' '.join(units)} took longer than {CALL_TIMEOUT} seconds")
+        for unit, job in jobs.items():
+            if ended[job] not in {"done", "skipped"}:
+                raise CommandFailed(
+                    f"{verb} {unit}: the job ended as {ended[job]}", hint=f"journalctl -u {unit} says more"
+                )
+
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
         """Wait for a job of start(), listening to JobRemoved; False after ``timeout`` seconds. Signals interrupt it.
 
         For one unit: asyncio and what it needs take longer to import than a quarter of what they would wait for.
         Raises CommandFailed when the job ends any other way than done, TimedOut where that was systemd's own limit.
         """
-        end = time.monotonic() + timeout
-        results: dict[str, str] = {}
-        bus = self._open()
-        bus.match(SERVICE, PATH, MANAGER, "JobRemoved", lambda body: results.update({body[1]: body[3]}))
-        # systemd sends signals only to clients that asked for them.
-        self._call("listen to systemd", "Subscribe")
-        poller = select.poll()
-        poller.register(bus.fileno(), select.POLLIN)
+        ended = self._followed()
         # It may have ended before anybody listened; the state of the unit says how.
-        while job not in results and self._exists(job):
-            bus.dispatch()
-            while job not in results:
-                left = end - time.monotonic()
-                if left <= 0:
-                    return False
-                poller.poll(left * 1000)
-                bus.dispatch()
+        if self._exists(job) and not self._wait(lambda: job in ended, timeout):
+            return False
         active = self.unit_property(unit, UNIT, "ActiveState", "s") in {"active", "reloading"}
-        result = results.get(job, "done" if active else "failed")
+        result = ended.get(job, "done" if active else "failed")
         if result == "failed":
             result = str(self.unit_property(unit, SERVICE_UNIT, "Result", "s"))
         if result != "done":
             raise job_failed(f"start {unit}", unit, result)
+        return True
+
+    def wait_active(self, wanted: Mapping[str, bool], *, timeout: float) -> bool:
+        """Wait until each unit is active, or is not, as ``wanted``; False after ``timeout`` seconds."""
+
+        def settled() -> bool:
+            states = self.unit_states(list(wanted))
+            return all((unit in states and states[unit].active == "active") == on for unit, on in wanted.items())
+
+        if settled():
+            return True
+        self._followed()
+        return self._wait(settled, timeout)
+
+    def _followed(self) -> dict[str, str]:
+        """Give where the jobs that end come to stand from now on: path to result (JobRemoved)."""
+        if self._ended is None:
+            ended = self._ended = {}
+            # It has the job's number, its path, its unit and how it ended.
+            self._open().match(SERVICE, PATH, MANAGER, "JobRemoved", lambda body: ended.update({body[1]: body[3]}))
+            # systemd sends signals only to clients that asked for them, and refuses those who ask twice.
+            self._call("listen to systemd", "Subscribe")
+        return self._ended
+
+    def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Handle messages until something is ``done``; False after ``timeout`` seconds."""
+        bus, end = self._open(), time.monotonic() + timeout
+        poller = select.poll()
+        poller.register(bus.fileno(), select.POLLIN)
+        bus.dispatch()
+        while not done():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            # What came during a call is not in the socket any more, and of states of units nobody tells here.
+            poller.poll(min(left, 0.1) * 1000)
+            bus.dispatch()
         return True
 
     def _exists(self, job: str) -> bool:

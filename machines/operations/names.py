@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Names of machines, kept as the records have it at the moment: several machctls may be making machines at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from machines.errors import MachctlError
+from machines.operations.observe import read_networks, read_records
+from machines.plan.names import host_lines, lines_of_guests, with_block
+from machines.render import paths
+from machines.render.networks import render_resolver
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Host
+    from machines.model.network import Network
+    from machines.model.observed import Record
+
+RESOLVED = "systemd-resolved.service"
+
+_LOCK = "names"
+
+
+async def keep_names(host: Host) -> None:
+    """Write the names of machines into the host's /etc/hosts, and into the trees of those who ask nobody for them."""
+    async with host.files.wait_lock(_LOCK):
+        records, networks, hostname = read_records(host), read_networks(host), host.hostname()
+        text = host.hosts.read_hosts()
+        wanted = with_block(text, host_lines(records, networks, hostname))
+        if wanted != text:
+            host.hosts.write_hosts(wanted)
+        if not runs_resolved(host):
+            _keep_in_trees(records, networks, hostname, host)
+
+
+async def keep_resolver(host: Host) -> None:
+    """Have resolved answer at the gateways of networks, those there are; it is restarted where these changed."""
+    async with host.files.wait_lock(_LOCK):
+        networks = read_networks(host)
+        running = runs_resolved(host)
+        text = render_resolver(networks.values()) if running else ""
+        have = host.files.read_text(paths.RESOLVER_FILE) or ""
+        pending = host.files.read_text(paths.RESOLVER_PENDING) is not None
+        if text == have and not pending:
+            return
+        # Whoever finds this, as we were killed before the restart, makes up for it.
+        host.files.write_file(paths.RESOLVER_PENDING, "")
+        if text:
+            host.files.write_file(paths.RESOLVER_FILE, text)
+        else:
+            host.files.remove_file(paths.RESOLVER_FILE)
+        if text and (pending or not have):
+            # From now on it is asked: what a file says comes first, and nobody would correct that any more.
+            _keep_in_trees(read_records(host), {}, "", host)
+        if running:
+            # Several networks in a row are no crash loop: systemd starts nothing six times in ten seconds by itself.
+            host.units.reset_failed(RESOLVED)
+            await host.jobs.restart(RESOLVED)
+        host.files.remove_file(paths.RESOLVER_PENDING)
+
+
+def runs_resolved(host: Host) -> bool:
+    """Tell whether the host's resolved runs."""
+    return host.units.states([RESOLVED]).get(RESOLVED) in {"active", "activating", "reloading"}
+
+
+def _keep_in_trees(records: dict[str, Record], networks: dict[str, Network], hostname: str, host: Host) -> None:
+    trees = host.pool.trees()
+    lines = lines_of_guests(records, networks, hostname)
+    for name, record in records.items():
+        tree = trees.get(name)
+        if tree is None or tree.kind in {"raw", "lost"} or not record.addresses:
+            continue
+        try:
+            if tree.kind == "overlay":
+                host.storage.mount(name)
+            text = host.guests.read_whole_file(tree.path, paths.HOSTS_FILE)
+            wanted = with_block(text, lines(name)) if text is not None else None
+            if wanted is not None and wanted != text:
+                host.guests.write_file(tree.path, paths.HOSTS_FILE, wanted)
+        except (MachctlError, OSError):
+            # A machine that keeps its own /etc/hosts from being read, or is gone by now; the others have their names.
+            continue

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Links of running machines follow what is declared, where the kernel lets them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from machines.model.frozen import replace
+from machines.model.link import inner_names
+from machines.model.machine import Machine
+from machines.model.names import IFNAMSIZ, bridge_unit, extra_link, link_network
+from machines.model.observed import Host, Record
+from machines.plan import steps
+from machines.plan.steps import Plan
+from machines.render.links import Wire, inner_commands, outer_commands, wires
+from machines.render.placement import Placement
+
+_INTERFACE = "interface:"
+
+
+def link_targets(machine: Machine) -> dict[str, str]:
+    """Give what leads where of a machine's links, by what they are called in it, as a record has it."""
+    return {
+        inner: f"{link.kind}:{link.target}" + (f",vlan={link.vlan}" if link.vlan is not None else "")
+        for link, inner in zip(machine.links, inner_names(machine.links), strict=True)
+    }
+
+
+def plan_links(machine: Machine, host: Host, placement: Placement) -> Plan:
+    """Give the steps that take away what is no longer declared of a running machine's links, and make what is.
+
+    Only what machctl has given it goes: a machine's root may make links of its own.
+    """
+    have, own = host.inner_links.get(machine.name), host.records.get(machine.name)
+    if have is None or machine.name not in host.running or machine.network == "host" or own is None:
+        return []
+    wanted, plan = link_targets(machine), list[steps.Step]()
+    gone = {inner for inner, target in own.links.items() if inner in have and wanted.get(inner) != target}
+    for inner in sorted(gone):
+        target = own.links[inner]
+        reason = "it is no longer declared" if inner not in wanted else f"it led to {target}"
+        parent = target.removeprefix(_INTERFACE) if target.startswith(_INTERFACE) else ""
+        plan.append(steps.DetachLink(reason=reason, machine=machine.name, link=inner, parent=parent))
+    for index, wire in enumerate(wires(machine, placement)):
+        # What nspawn cut to the length that the kernel takes is there under another name.
+        if len(wire.inner) <= IFNAMSIZ and (wire.inner not in have or wire.inner in gone):
+            plan.append(_attach(machine.name, index, wire))
+    return plan
+
+
+def stop_waiting(name: str, host: Host, *, wanted: Collection[str], reason: str) -> Plan:
+    """Give the steps that stop what waited for links of others which machine ``name`` led to and no machine wants now.
+
+    ``wanted`` are those that it still leads to. Networks of machctl's own are left to plan_unused().
+    """
+    own = host.records.get(name)
+    others = {target for record in host.records.values() if record.name != name for target in _targets(record)}
+    left = _targets(own) - {*wanted, *others, *host.networks} if own else set()
+    units = [bridge_unit(target) for target in sorted(left)]
+    return [steps.StopUnit(reason=reason, machine=name, unit=unit) for unit in units if unit in host.active]
+
+
+def link_parents(machine: Machine) -> set[str]:
+    """Give the links of the host that a machine's lead to: bridges, those of zones, and interfaces."""
+    return {link_network(link, machine.name) or link.target for link in machine.links if link.kind != "veth"}
+
+
+def _targets(record: Record) -> set[str]:
+    """What link_parents() said of a machine when it was recorded."""
+    found = set(record.foreign)
+    for text in record.links.values():
+        kind, _, target = text.partition(",")[0].partition(":")
+        if kind != "veth":
+            found.add(f"vz-{target}" if kind == "zone" else target)
+    return found
+
+
+def _attach(name: str, index: int, wire: Wire) -> steps.AttachLink:
+    link = wire.link
+    if wire.bridge:
+        # Rules have the name that nspawn would give it; one that is too long for anybody else they have not.
+        outer = wire.outer if len(wire.outer) <= IFNAMSIZ else extra_link(name, index)
+        wire = replace(wire, outer=outer, primary=False)
+    make = {
+        "macvlan": f"link add link {link.target} name {wire.inner} netns {{leader}} type macvlan mode bridge",
+        "ipvlan": f"link add link {link.target} name {wire.inner} netns {{leader}} type ipvlan mode l2",
+        "interface": f"link set {link.target} netns {{leader}} name {wire.inner}",
+    }.get(link.kind, f"link add {wire.outer} type veth peer name {wire.inner} netns {{leader}}")
+    return steps.AttachLink(
+        reason="it is declared and not there",
+        machine=name,
+        link=wire.inner,
+        make=make,
+        outside=tuple(outer_commands(wire)),
+        inside=tuple(inner_commands(wire)),
+    )

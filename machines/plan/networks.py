@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The plan that makes networks what they are declared to be, and what stands in the way of that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from machines.errors import Conflict, InvalidValue, MachctlError
+from machines.model.frozen import replace
+from machines.model.names import bridge_unit
+from machines.model.network import DeclaredNetwork, Network, choose_subnet, choose_subnet6
+from machines.model.observed import Host, Link
+from machines.plan import steps
+from machines.plan.bridges import drop_nat, enabled_path, remove_bridge, without
+from machines.plan.claims import with_claims
+from machines.plan.names import name_servers, plan_names
+from machines.plan.steps import Plan
+from machines.render import paths
+from machines.render.networks import render_bridge
+
+if TYPE_CHECKING:
+    import ipaddress
+
+NEW = "declared and not there yet"
+DIFFERS = "differs from what is declared"
+
+
+def implicit_network(bridge: str, host: Host, others: Iterable[Network] = ()) -> Network:
+    """Give the network that a machine gets on a bridge which nobody has declared: all of it is chosen.
+
+    ``others`` are those that are being made at the same time. Raises Conflict where no subnet is left.
+    """
+    return resolve(DeclaredNetwork(bridge), host, others)
+
+
+def resolve(declared: DeclaredNetwork, host: Host, others: Iterable[Network] = ()) -> Network:
+    """Give a declared network as it is on this host: what is not declared is what it has, or else chosen.
+
+    Raises Conflict where no subnet is left.
+    """
+    have = host.networks.get(declared.name)
+    rest = [*(other for name, other in host.networks.items() if name != declared.name), *others]
+    subnet = declared.subnet or (have.subnet if have else None)
+    if subnet is None:
+        subnet = choose_subnet(declared.name, [*host.routes, *(other.subnet for other in rest)])
+    subnet6 = None
+    if declared.ipv6 and (host.ipv6 or declared.subnet6):
+        subnet6 = declared.subnet6 or (have.subnet6 if have else None)
+        taken = [*host.routes6, *(other.subnet6 for other in rest if other.subnet6)]
+        subnet6 = subnet6 or choose_subnet6(declared.name, host.machine_id, taken)
+    return Network(
+        declared.name, subnet, subnet6, mode=declared.mode, dhcp=declared.dhcp, dns=declared.dns, mtu=declared.mtu,
+        reach=declared.reach, origin=declared.origin,
+    )  # fmt: skip
+
+
+def check_networks(declared: Mapping[str, DeclaredNetwork], host: Host, names: Iterable[str]) -> list[MachctlError]:
+    """Give why networks cannot be what they are declared to be, before anything is made of them."""
+    errors: list[MachctlError] = []
+    for name in names:
+        network = declared[name]
+        link = host.links.get(name)
+        if link and name not in host.networks:
+            what = f"there is a {link.kind or 'physical'} link {name} already, and machctl did not make it"
+            use = f"; to use it as it is: --bridge {name}" if link.kind == "bridge" else ""
+            errors.append(Conflict(f"network {name}: {what}", hint=f"give the network another name{use}"))
+        if network.subnet:
+            theirs = {other: each.subnet for other, each in _others(name, declared, host).items() if each.subnet}
+            errors += _overlaps(network.name, network.subnet, theirs, host.routes)
+        if network.subnet6:
+            theirs6 = {other: each.subnet6 for other, each in _others(name, declared, host).items() if each.subnet6}
+            errors += _overlaps(network.name, network.subnet6, theirs6, host.routes6)
+        unknown = sorted(set(network.reach) - {*declared, *host.networks})
+        errors += [
+            InvalidValue(
+                f"network {name} is to reach {other}, and there is no such network",
+                hint=f"machctl network create {other}",
+            )
+            for other in unknown
+        ]
+    return errors
+
+
+def _others(name: str, declared: Mapping[str, DeclaredNetwork], host: Host) -> dict[str, DeclaredNetwork | Network]:
+    """What the other networks have: as they are declared where that says so, else as they were made."""
+    found: dict[str, DeclaredNetwork | Network] = {}
+    for other in {*declared, *host.networks} - {name}:
+        wanted, have = declared.get(other), host.networks.get(other)
+        if wanted is None or (have and wanted.subnet is None):
+            found[other] = host.networks[other]
+        else:
+            found[other] = wanted
+    return dict(sorted(found.items()))
+
+
+def _overlaps(
+    name: str,
+    subnet: ipaddress.IPv4Network | ipaddress.IPv6Network,
+    networks: Mapping[str, ipaddress.IPv4Network | ipaddress.IPv6Network],
+    routes: Mapping[ipaddress.IPv4Network, str] | Mapping[ipaddress.IPv6Network, str],
+) -> list[MachctlError]:
+    def conflict(with_what: str) -> list[MachctlError]:
+        hint = "take another subnet, or leave it out and a free one is chosen"
+        return [Conflict(f"subnet {subnet} of network {name} overlaps {with_what}", hint=hint)]
+
+    for other, theirs in networks.items():
+        if subnet.overlaps(theirs):
+            return conflict(f"{theirs} of network {other}")
+    for route, link in routes.items():
+        if link not in {name, *networks} and subnet.overlaps(route):
+            return conflict(f"{route}, to which this host has a route by {link}")
+    return []
+
+
+def plan_networks(declared: Mapping[str, DeclaredNetwork], host: Host, names: Collection[str]) -> dict[str, Plan]:
+    """Give the steps from ``host`` to the networks called ``names``, of each that is not as declared.
+
+    Raises Conflict where no subnet is left.
+    """
+    plans: dict[str, Plan] = {}
+    view = host
+    for name in names:
+        if name in declared:
+            plan = plan_network(resolve(declared[name], view), view)
+            view = as_done(view, plan)
+            plans |= {name: plan} if plan else {}
+    return plans
+
+
+def as_done(host: Host, plan: Plan) -> Host:
+    """Give ``host`` as it is once the plan of a network is done, as far as plans of machines on it depend on that."""
+    files, active, links = dict(host.files), set(host.active), dict(host.links)
+    for step in plan:
+        if isinstance(step, steps.WriteFile):
+            files[step.path] = step.text
+        elif isinstance(step, steps.StartUnit):
+            active.add(step.unit)
+        elif isinstance(step, steps.ClaimNetwork):
+            links.setdefault(step.network.bridge, Link(step.network.bridge, "bridge"))
+    return replace(with_claims(host, plan), files=files, active=frozenset(active), links=links)
+
+
+def plan_undeclared(declared: Mapping[str, DeclaredNetwork], host: Host) -> list[steps.ClaimNetwork]:
+    """Give the steps that have networks forget that they were declared: they go with their last machine then."""
+    plan: list[steps.ClaimNetwork] = []
+    for name, network in host.networks.items():
+        if network.origin and name not in declared:
+            plain = replace(implicit_network(name, host), subnet=network.subnet, subnet6=network.subnet6)
+            plan.append(steps.ClaimNetwork(reason=f"it is no longer declared in {network.origin}", network=plain))
+    return plan
+
+
+def plan_network(network: Network, host: Host, *, declaration: str | None = None) -> Plan:
+    """Give the steps from ``host`` to a declared network as resolve() has it: none where it is so already.
+
+    ``declaration`` is the text of the network's own file, where machctl has to write that as well. Raises Conflict for
+    a file in the way that machctl did not write.
+    """
+    plan: Plan = []
+    have = host.networks.get(network.bridge)
+    reason = DIFFERS if have else NEW
+    if declaration is not None and host.files.get(network.origin) != declaration:
+        plan.append(steps.WriteFile(reason=NEW, path=network.origin, text=declaration))
+    if have != network:
+        plan.append(steps.ClaimNetwork(reason=reason, network=network, detail=_difference(have, network)))
+    view = with_claims(host, plan)
+    wanted = network_files([network], view)
+    foreign = [path for path in wanted if path in host.files and paths.owner(path, host.files[path]) is None]
+    if foreign:
+        raise Conflict(f"{foreign[0]} is there already and machctl did not write it", hint="move it away first")
+    changed = [path for path, text in wanted.items() if host.files.get(path) != text]
+    plan += [steps.WriteFile(reason=reason, path=path, text=wanted[path]) for path in changed]
+    plan += settle([network], changed, host)
+    unit = bridge_unit(network.bridge)
+    if enabled_path(unit) not in host.files:
+        plan.append(steps.EnableUnit(reason="a declared network is there from boot on", unit=unit))
+    if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
+        plan.append(steps.LoadNat(reason="its files changed"))
+    return plan
+
+
+def _difference(have: Network | None, wanted: Network) -> str:
+    if have is None:
+        return ""
+    keys = ("subnet", "subnet6", "mode", "dhcp", "dns", "mtu", "reach")
+    changed = [key for key in keys if getattr(have, key) != getattr(wanted, key)]
+    return "\n".join(f"-{key} {getattr(have, key)}\n+{key} {getattr(wanted, key)}" for key in changed)
+
+
+def network_files(networks: Iterable[Network], host: Host) -> dict[str, str]:
+    """Give all files of networks that machctl makes, path to text."""
+    files: dict[str, str] = {}
+    for network in networks:
+        files |= render_bridge(network, networkd=host.networkd, dns=name_servers(network, host))
+    return files
+
+
+def settle(networks: Iterable[Network], changed: Collection[str], host: Host, *, machine: str = "") -> Plan:
+    """Give the steps that bring bridges up as their files have it, of which those in ``changed`` are new.
+
+    What never reached the kernel is looked at by itself: a run may have been killed between a file and its effect.
+    """
+    plan: Plan = []
+    networks = list(networks)
+    bridges = [each.bridge for each in networks if any(f"/70-machctl-{each.bridge}." in path for path in changed)]
+    if bridges and host.networkd:
+        reason = f"files of bridge {', '.join(bridges)} changed"
+        plan.append(steps.ReloadNetworkd(reason=reason, machine=machine))
+    for network in networks:
+        unit = bridge_unit(network.bridge)
+        have = host.networks.get(network.bridge)
+        reason = ""
+        if network.bridge not in host.links and network.kind == "bridge":
+            reason = f"bridge {network.bridge} is not up"
+        elif unit not in host.active:
+            reason = f"{unit} is not active"
+        elif have is None or _kernel(have) != _kernel(network):
+            reason = f"bridge {network.bridge} has other addresses"
+        if reason:
+            plan.append(steps.StartUnit(reason=reason, machine=machine, unit=unit, restart=unit in host.active))
+    return plan
+
+
+def _kernel(network: Network) -> tuple[object, ...]:
+    """What of a network the bridge's unit gives the kernel."""
+    return network.addresses, network.mtu
+
+
+def plan_remove_network(name: str, host: Host) -> Plan:
+    """Give the steps after which nothing of a declared network is left, on which no machine is."""
+    network = host.networks[name]
+    plan: Plan = [steps.RemoveFile(reason="the network is removed", path=network.origin)] if network.origin else []
+    plan += remove_bridge(name, "", host, reason="the network is removed")
+    plan += drop_nat([name], host, machine="")
+    return plan + plan_names(host, without(host, (), [name]))

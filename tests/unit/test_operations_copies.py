@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Copies of machines on a host in memory: what is declared of them, and what is done to networks and names."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from acting import REPORTER, create, web
+from fakes import FakeHost
+from machines.declare.fleet import FLEET_FILE, own_file, parse_fleet
+from machines.declare.links import parse_link
+from machines.declare.write import write_machine
+from machines.errors import Conflict
+from machines.model.machine import Machine, Publish
+from machines.model.observed import Link
+from machines.model.snapshot import Origin, Snapshot
+from machines.model.source import Source
+from machines.operations import copies
+from machines.operations.transfer import bring
+from machines.plan import steps
+from machines.plan.steps import Plan
+from samples import machine
+
+pytestmark = pytest.mark.usefixtures("as_root")
+
+MAC = "02:00:00:00:00:05"
+RESOLVED = "systemd-resolved.service"
+
+
+@pytest.fixture
+def host(host: FakeHost) -> FakeHost:
+    host.storage.origin_of_machine = lambda name, storage, **_: Origin(f"/var/lib/machines/{name}", storage, "b", 0)
+    host.storage.snapshots_of = lambda name: {"s": Snapshot("s", name, 0.0, "copy", "", None, "")}
+    return host
+
+
+def clone(host: FakeHost, made: Machine | None = None) -> tuple[Plan, list[str]]:
+    return asyncio.run(copies.clone("web", "two", host, REPORTER, machine=made, dry_run=True))
+
+
+def declaration(plan: Plan) -> Machine:
+    (text,) = [step.text for step in plan if isinstance(step, steps.WriteFile) and step.path == own_file("two")]
+    machines, errors = parse_fleet({own_file("two"): text})
+    assert errors == []
+    return machines["two"]
+
+
+def test_copy_of_a_machine_that_starts_on_demand_can_be_read(host: FakeHost) -> None:
+    create(host, web(on_demand=True, idle_stop=600))
+    plan, left_out = clone(host)
+    copy = declaration(plan)
+    assert (copy.publish, copy.on_demand, copy.idle_stop) == ((), False, None)
+    assert left_out == ["port 8080:80", "its start on demand"]
+
+
+def test_copy_has_no_address_and_no_mac_address_of_the_other(host: FakeHost) -> None:
+    create(host, web(links=(parse_link(f"bridge:br0,ip=10.213.5.9,mac={MAC}"),), publish=()))
+    plan, left_out = clone(host)
+    assert declaration(plan).links == (parse_link("bridge:br0"),)
+    assert left_out == ["address 10.213.5.9", f"MAC address {MAC}"]
+    (record,) = [step.record for step in plan if isinstance(step, steps.Claim)]
+    assert record.addresses["br0"] != "10.213.5.9"
+
+
+def test_address_on_a_network_of_others_is_for_people_to_choose(host: FakeHost) -> None:
+    host.bridges["lan0"] = Link("lan0", "bridge")
+    create(host, web(links=(parse_link("bridge:lan0,ip=192.0.2.9/24"),), publish=()))
+    with pytest.raises(Conflict, match=r"machine web has 192\.0\.2\.9 there"):
+        clone(host)
+
+
+def test_copy_is_put_on_a_declared_network_as_that_is_declared(host: FakeHost) -> None:
+    create(host, web())
+    host.files.texts[FLEET_FILE] = "[networks.lab]\nsubnet = '10.213.5.0/24'\nmode = 'isolated'\n"
+    plan, _ = clone(host, machine("two", origin=own_file("two"), source=Source("machine", "web"), bridges=("lab",)))
+    (network,) = {step.network for step in plan if isinstance(step, steps.ClaimNetwork)}
+    assert (str(network.subnet), network.mode, network.origin) == ("10.213.5.0/24", "isolated", FLEET_FILE)
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_tree_that_is_restored_gets_the_names_of_now(host: FakeHost, *, resolved: bool) -> None:
+    create(host, web())
+    host.running = lambda: {"web": "systemd-nspawn@web.service"}  # type: ignore[method-assign]
+    if resolved:
+        host.active.add(RESOLVED)
+    plan, _ = asyncio.run(copies.restore("web", "s", host, REPORTER, dry_run=True, keep=False))
+    kinds = [type(step) for step in plan]
+    names = [] if resolved else [steps.KeepNames]
+    assert kinds == [steps.StopMachine, steps.RestoreTree, *names, steps.StartMachine]
+
+
+@pytest.mark.parametrize(("ports", "wakes"), [((), False), ((Publish(8081, 81),), True)])
+def test_archive_whose_ports_are_taken_starts_on_demand_by_those_that_are_left(
+    host: FakeHost, ports: tuple[Publish, ...], *, wakes: bool
+) -> None:
+    create(host, web())
+    said = web("two", on_demand=True, idle_stop=600, publish=(Publish(8080, 80), *ports))
+    made = brought(host, said)
+    assert (made[0].on_demand, made[0].idle_stop) == (wakes, 600 if wakes else None)
+    assert made[2] == ["port 8080:80", *(["its start on demand"] if not wakes else [])]
+
+
+def brought(host: FakeHost, said: Machine) -> Any:
+    host.archives = SimpleNamespace(kind=lambda path: "tar", declaration=lambda path, form: write_machine(said))
+    return asyncio.run(bring("/dev/null", None, host, REPORTER, forget=True, form=None, trust=False, dry_run=True))
