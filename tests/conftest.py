@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ else:
     # A shared machine is slow now and then; a failure must come again on the next run, whoever runs it.
     hypothesis.settings.register_profile("machctl", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("machctl")
+
+# pytest-xdist's processes ignore SIGINT, and so would all that they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 STRICT = "CI=true or MACHCTL_TESTS_STRICT=1"

@@ -34,7 +34,7 @@ def test_list_prints_what_programs_read(debian: Road) -> None:
     (row,) = host.machctl("list", "-o", "json").json()
     (in_csv,) = csv.DictReader(io.StringIO(host.machctl("list", "-o", "csv").stdout))
     assert in_csv["name"] == row["name"] == "debian"
-    assert in_csv["addresses"] == address
+    assert in_csv["addresses"].split()[0] == address
     yaml = host.machctl("list", "-o", "yaml").stdout
     assert '- name: "debian"' in yaml
     assert f'    - "{address}"' in yaml
@@ -206,4 +206,4 @@ def test_doctor_tells_whoever_is_not_root(host: Host) -> None:
 
 def test_looking_takes_no_root(debian: Road) -> None:
     row = debian.host.run("runuser", "-u", "nobody", "--", "machctl", "list", "--json").json()[0]
-    assert (row["name"], row["state"], row["addresses"]) == ("debian", "running", [debian.address])
+    assert (row["name"], row["state"], row["addresses"][0]) == ("debian", "running", debian.address)

@@ -33,8 +33,9 @@ def test_create_says_what_it_did_on_stderr(road: Road) -> None:
 
 def test_list_tells_all_that_is_promised(road: Road) -> None:
     (row,) = road.host.machctl("list", "--json").json()
-    (address,) = row["addresses"]
+    address, address6 = row["addresses"]
     assert re.fullmatch(r"10\.\d+\.\d+\.\d+", address)
+    assert re.fullmatch(r"fd[0-9a-f:]+::2", address6)
     assert {key: row[key] for key in ("name", "state", "class", "source", "os", "ports", "unit", "declared")} == {
         "name": "debian",
         "state": "running",
@@ -47,7 +48,7 @@ def test_list_tells_all_that_is_promised(road: Road) -> None:
     }
     table = road.host.machctl("list").stdout.splitlines()
     assert table[0].split() == ["NAME", "STATE", "CLASS", "OS", "ADDRESSES", "PORTS"]
-    assert table[1].split() == ["debian", "running", "container", "debian", "13", address, "8080:80"]
+    assert table[1].split() == ["debian", "running", "container", "debian", "13", address, address6, "8080:80"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]", "10.0.2.100"])

@@ -21,7 +21,9 @@ _M, _B, _I = r"(?P<machine>[^/@]+)", r"(?P<bridge>[^/@]+)", r"(?P<base>[^/]+)"
 _STORE = "/var/lib/machctl/store"
 UNITS = (
     rf"systemd-nspawn@{_M}\.service",
-    r"machctl-port-(?P<machine>[^/@]+)-\d+\.(socket|service)",
+    r"machctl-port-(?P<machine>[^/@_]+)_\d+[^/]*\.(socket|service)",
+    rf"machctl-used@{_M}\.target",
+    r"machctl-firewall\.service",
     r"var-lib-machctl-store-layers-(?P<machine>[^/@]+)-lower\.mount",
     rf"var-lib-machines-{_M}\.mount",
     rf"machctl-bridge@{_B}\.service",
@@ -31,10 +33,12 @@ OWNED = (
     rf"/etc/machctl(/fleet\.d(/{_M}\.toml)?)?",
     rf"/etc/systemd/nspawn(/{_M}\.nspawn)?",
     r"/etc/systemd/system/machines\.target\.wants|/etc/systemd/network",
+    rf"/etc/systemd/system/sockets\.target\.d(/50-machctl-{_M}\.conf)?",
     rf"/etc/systemd/network/70-machctl-{_B}\.(netdev|network)",
     r"/etc/systemd/system/systemd-nspawn@(?P<machine>[^/@]+)\.service\.d(/50-machctl\.conf)?",
     *(rf"/etc/systemd/system/(machines\.target\.wants/)?{unit}" for unit in UNITS),
     r"/var/lib/machctl(/(machines|networks|nat|nat\.nft|store(/(bases|layers|snapshots))?))?",
+    rf"/var/lib/machctl/guests(/{_M}(/[^/]+)?)?",
     rf"/var/lib/machctl/machines/{_M}\.json",
     rf"/var/lib/machctl/networks/{_B}\.json",
     rf"/var/lib/machctl/nat/machine-{_M}\.nft",

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every kind of link: the machine boots, has its address and is reached at it, with networkd and without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import lan
+from throwaway import Host, Roads, until
+
+HOSTS = {"networkd": "trixie", "none": "static"}
+LONG = "links-of-a-long-name"
+OTHER = "lan2"
+"""A second cable to the other host, that is moved into a machine."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What create is told, what the link is called inside, the address it has if that is chosen, and who reaches it."""
+
+    words: tuple[str, ...]
+    inner: str = "host0"
+    address: str = ""
+    source: str = "host"
+    name: str = "links"
+
+
+KINDS = {
+    "bridge": Kind(("--bridge", "br0")),
+    "two bridges": Kind(
+        ("--bridge", "br0", "--bridge", "lbr1,ip=10.197.0.5/24,mac=02:00:00:00:00:05"), "host1", "10.197.0.5"
+    ),
+    "chosen": Kind(("--bridge", "lbr1", "--ip", "10.197.0.7/24", "--ip", "fd97::7/64"), "host0", "10.197.0.7"),
+    "named": Kind(("--bridge", "lbr1,name=up0",), "up0"),
+    "veth": Kind(("--veth",)),
+    "long veth": Kind(("--veth",), name=LONG),
+    "zone": Kind(("--zone", "lab")),
+    "long zone": Kind(("--bridge", "br0", "--zone", "lab"), "host1", name=LONG),
+    "macvlan": Kind(("--macvlan", f"{lan.LINK},ip=192.0.2.10/24"), f"mv-{lan.LINK}", "192.0.2.10", "lan"),
+    "macvlan beside": Kind(
+        ("--veth", "--macvlan", f"{lan.LINK},ip=192.0.2.11/24"), f"mv-{lan.LINK}", "192.0.2.11", "lan"
+    ),
+    "interface": Kind(("--interface", f"{OTHER},ip=198.51.100.10/24"), OTHER, "198.51.100.10", "lan"),
+    "host": Kind(("--host-network",), "", lan.HERE["ipv4"]),
+    "none": Kind(("--no-network",), ""),
+}  # fmt: skip
+
+CABLE = f"""
+ip link add {OTHER} type veth peer name lan3 netns lan
+ip -n lan address add 198.51.100.1/24 dev lan3
+ip -n lan link set lan3 up
+"""
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def linked(request: pytest.FixtureRequest, roads: Roads) -> Iterator[Host]:
+    """A host with another one on its LAN; it is in the end as it was."""
+    host = roads.get(HOSTS[request.param]).ready().host
+    with host.unchanged(), lan.lan(host):
+        host.sh(CABLE)
+        try:
+            yield host
+        finally:
+            for name in ("links", LONG):
+                host.machctl("rm", "--force", name, status=None)
+            host.sh(f"ip link delete {OTHER}", status=None)
+
+
+def links(host: Host, name: str) -> dict[str, dict[str, Any]]:
+    """Give what `net ls` has of a machine's links, by what they are called in it."""
+    return {str(row["link"] or ""): row for row in host.machctl("net", "ls", name, "--json").json()}
+
+
+def answers(host: Host, address: str, source: str) -> bool:
+    """Tell whether an address answers, within what networkd takes to make a link its own."""
+    way = "ip netns exec lan " if source == "lan" else ""
+    ping = f"{way}ping -c 1 -W 1 {address} >/dev/null 2>&1 && echo yes"
+    return until(lambda: host.sh(ping, status=None).strip(), lambda seen: seen == "yes", limit=8) == "yes"
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_machine_boots_has_its_address_and_is_reached(linked: Host, kind: Kind) -> None:
+    name = kind.name
+    linked.machctl("create", "debian", name, "--package", "nginx-light", *kind.words, "--start")
+    try:
+        linked.machctl("plan", name, "--detailed-exitcode")
+        before = linked.machctl("ip", name, "--json").json()
+        found = [address for row in before for address in row["addresses"]]
+        wanted = [kind.address] if kind.address else links(linked, name).get(kind.inner, {}).get("addresses", [])
+        assert bool(wanted) is (kind.inner != "" or kind.address != "")
+        assert kind.inner == "" or set(wanted) <= set(found)
+        for address in wanted:
+            assert answers(linked, address, kind.source), (address, found)
+        assert {"machine": name} == {key: row[key] for row in before[:1] for key in ("machine",)} or not before
+        listed = linked.machine(name)["addresses"]
+        assert sorted(listed) == sorted(found)
+        linked.machctl("restart", name)
+        assert linked.machctl("ip", name, "--json").json() == before
+    finally:
+        linked.machctl("rm", "--force", name, status=None)
+
+
+def test_links_come_and_go_while_it_runs(linked: Host) -> None:
+    linked.machctl("rm", "--force", "links", status=None)
+    linked.machctl("create", "debian", "links", "--package", "nginx-light", "--veth", "--start")
+    unit = linked.sh("systemctl show systemd-nspawn@links --property=MainPID")
+    linked.machctl("net", "attach", "links", "lbr2", "zone:lab", f"macvlan:{lan.LINK},ip=192.0.2.12/24").says(
+        "attached"
+    )
+    linked.machctl("net", "attach", "links", f"interface:{OTHER},ip=198.51.100.12/24")
+    there = links(linked, "links")
+    assert set(there) == {"host0", "host1", "host2", f"mv-{lan.LINK}", OTHER}
+    assert answers(linked, there["host1"]["addresses"][0], "host")
+    assert answers(linked, there["host2"]["addresses"][0], "host")
+    assert answers(linked, "192.0.2.12", "lan")
+    assert answers(linked, "198.51.100.12", "lan")
+    linked.machctl("plan", "--detailed-exitcode")
+    linked.machctl("net", "detach", "links", "lbr2", f"macvlan:{lan.LINK}", OTHER)
+    assert set(links(linked, "links")) == {"host0", "host2"}
+    assert linked.sh("ls /sys/class/net").split().count(OTHER) == 1
+    assert "lbr2" not in linked.sh("ls /sys/class/net").split()
+    linked.machctl("plan", "--detailed-exitcode")
+    assert linked.sh("systemctl show systemd-nspawn@links --property=MainPID") == unit
+    linked.machctl("restart", "links")
+    after = links(linked, "links")
+    assert {inner: row["addresses"] for inner, row in after.items()} == {
+        inner: there[inner]["addresses"] for inner in ("host0", "host2")
+    }
+    linked.machctl("net", "detach", "links", "host9", status=4).says("host0")
+    linked.machctl("rm", "--force", "links")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("--bridge", "br0", "--ip", "10.197.0.9"), 5, "outside"),
+        (("--bridge", "lbr9", "--ip", "10.0.2.9"), 5, "a route of this host has 10.0.2.0/24"),
+        (("--macvlan", "eth9"), 4, "no interface eth9"),
+        (("--bridge", lan.LINK), 5, "not a bridge"),
+        (("--bridge", "br0,vlan=4095"), 2, "not a VLAN"),
+        (("--bridge", "br0,mac=01:00:00:00:00:05"), 2, "MAC"),
+        (("--bridge", "br0", "--bridge", "br0"), 2, "given twice"),
+        (("--zone", "a-long-zone-12"), 2, "14 characters"),
+        (("--macvlan", f"{lan.LINK},ip=192.0.2.5"), 2, "192.0.2.5/24"),
+        (("--host-network", "-p", "80:80"), 2, "none below 1024"),
+        (("--host-network", "--veth"), 2, "links besides"),
+        (("--macvlan", lan.LINK, "-p", "8088:80"), 2, "passes nothing on by macvlan"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(
+    linked: Host, words: tuple[str, ...], status: int, says: str
+) -> None:
+    linked.machctl("rm", "--force", "links", status=None)
+    before = linked.snapshot()
+    linked.machctl("create", "debian", "links", *words, status=status).says(says)
+    assert linked.snapshot() == before
