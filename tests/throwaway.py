@@ -45,7 +45,8 @@ find $store -mindepth 1 -maxdepth 2 ! -path '*/bases/[!.]*' ! -path $store/bases
     ! -path $store/snapshots 2>/dev/null | sort
 find $store/layers $store/snapshots -mindepth 2 -maxdepth 2 -printf '%M %U:%G %p -> %l\n' 2>/dev/null | sort -k 3
 find /run/machctl -mindepth 1 2>/dev/null | sort
-find /run/systemd/nspawn -mindepth 2 ! -path '*/propagate/*' ! -path '*/unix-export/*' 2>/dev/null | sed 's/inode-.*/inode/' | sort
+find /run/systemd/nspawn -mindepth 2 ! -path '*/propagate/*' ! -path '*/unix-export/*' 2>/dev/null |
+    sed 's/inode-.*/inode/' | sort
 find /var/lib/machines -maxdepth 1 ! -name '.kept-*' -printf '%M %u:%g %p\n' | sort -k 3
 find /var/log/journal -maxdepth 1 -type l -printf '%p -> %l\n' | sort
 echo '== content'
@@ -281,6 +282,8 @@ HOSTS = {
     "bookworm": ("t-bookworm", "--suite", "bookworm", "--pool", "btrfs"),
     # Where Docker and firewalld have been, other tests would not see what they expect.
     "beside": ("t-beside", "--suite", "trixie", "--pool", "btrfs"),
+    # Where nobody has turned on forwarding yet, nor set anything else of the host's IPv6.
+    "uplink": ("t-uplink", "--suite", "trixie", "--pool", "btrfs"),
     "forky": ("t-forky", "--suite", "forky", "--pool", "btrfs"),
 }
 

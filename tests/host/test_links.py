@@ -94,7 +94,7 @@ def test_machine_boots_has_its_address_and_is_reached(linked: Host, kind: Kind) 
         assert bool(wanted) is (kind.inner != "" or kind.address != "")
         assert kind.inner == "" or set(wanted) <= set(found)
         for address in wanted:
-            assert answers(linked, address, kind.source), (address, found)
+            assert until(lambda address=address: answers(linked, address, kind.source), bool), (address, found)
         assert {"machine": name} == {key: row[key] for row in before[:1] for key in ("machine",)} or not before
         listed = linked.machine(name)["addresses"]
         assert sorted(listed) == sorted(found)

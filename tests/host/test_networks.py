@@ -209,7 +209,7 @@ def default_route(host: Host) -> str:
 
 
 @pytest.mark.parametrize(
-    ("suite", "networkd"), [("static", False), ("trixie", False), ("trixie", True), ("bookworm", True)]
+    ("suite", "networkd"), [("static", False), ("uplink", False), ("uplink", True), ("bookworm", True)]
 )
 def test_host_keeps_the_route_its_router_advertises(roads: Roads, suite: str, *, networkd: bool) -> None:
     host = roads.get(suite).ready().host

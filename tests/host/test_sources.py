@@ -198,7 +198,9 @@ def test_a_tar_archive_boots_and_only_with_its_checksum(pool: Host) -> None:
         "create", f"tar:{path}", "web", "--checksum", checksum, "--bridge", "br0", "--start", "--wait", "ip"
     )  # fmt: skip
     assert pool.inside("web", "systemctl is-system-running") == "running"
-    compare = "cd $1 && find usr -type d -printf '%P %M\\n' -o -printf '%P %M %s %l\\n' | sort | sha256sum"
+    # Where machctl shows a machine the settings of its links.
+    names = "find usr -not -path 'usr/local/lib/systemd*'"
+    compare = f"cd $1 && {names} \\( -type d -printf '%P %M\\n' -o -printf '%P %M %s %l\\n' \\) | sort | sha256sum"
     assert pool.inside("web", f"set -- /; {compare}") == pool.sh(compare, pool.base_tree())
     pool.run("rm", path)
 
