@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,17 +33,14 @@ def run(
     if not quick or timeout is not None:
         return _in_loop(work, [], timeout=timeout, what=what, afterwards=afterwards)
     caught: list[int] = []
-    before = [signal.signal(number, lambda number, _: caught.append(number)) for number in _SIGNALS]
     result: T
-    try:
-        work.send(None)
-        result = _in_loop(_Rest(work), caught, timeout=None, what=what, afterwards=afterwards)
-        caught.clear()
-    except StopIteration as done:
-        result = done.value
-    finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+    with _handled(lambda number, _: caught.append(number)):
+        try:
+            work.send(None)
+            result = _in_loop(_Rest(work), caught, timeout=None, what=what, afterwards=afterwards)
+            caught.clear()
+        except StopIteration as done:
+            result = done.value
     if caught:
         # Nothing was left to interrupt but what comes next.
         signal.raise_signal(caught[0])
@@ -57,12 +54,19 @@ def interruptible(what: str, *, afterwards: str = "") -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise _interrupted(what, afterwards, number)
 
-    before = [signal.signal(number, end) for number in _SIGNALS]
+    with _handled(end):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Have the signals that ask machctl to end call ``handler`` meanwhile."""
+    before = [signal.signal(number, handler) for number in _SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+        for number, former in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, former)
 
 
 def _interrupted(what: str, afterwards: str, number: int) -> Interrupted:

@@ -7,19 +7,18 @@ import contextlib
 import os
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from machines.errors import MachctlError, NotRunning, TimedOut
+from machines.host.netns import in_namespace
 from machines.host.sysctl import set_sysctl
 
-# rtnetlink(7), setns(2)
+# rtnetlink(7)
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
-_CLONE_NEWNET = 0x40000000
 # in6_addr_gen_mode of if_link.h: what link-local address a link gives itself.
 _EUI64, _NONE = 0, 1
 _IFA_F_NODAD = 0x02
@@ -107,33 +106,14 @@ def notifications(namespace: str | None) -> socket.socket:
     What changed is not read, so it needs none of pyroute2, which takes longer to import than most machines take to
     get their address.
     """
-    opened: list[socket.socket | OSError] = []
 
-    def open_socket() -> None:
-        try:
-            if namespace is not None:
-                _enter(namespace)
-            changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            changes.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
-            opened.append(changes)
-        except OSError as error:
-            opened.append(error)
+    def open_socket() -> socket.socket:
+        changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        changes.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+        return changes
 
-    # setns(2) moves one thread; the socket stays in the namespace it was opened in.
-    thread = threading.Thread(target=open_socket)
-    thread.start()
-    thread.join()
-    if isinstance(opened[0], OSError):
-        raise NotRunning(f"network namespace {namespace} is gone", hint="machctl list") from opened[0]
-    return opened[0]
-
-
-def _enter(namespace: str) -> None:
-    import ctypes
-
-    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), namespace)
-    finally:
-        os.close(fd)
+        # The socket stays in the namespace it was opened in.
+        return in_namespace(namespace, open_socket)
+    except OSError as error:
+        raise NotRunning(f"network namespace {namespace} is gone", hint="machctl list") from error

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from machines.host.netns import in_namespace
+
 T = TypeVar("T")
 
-# setns(2)
-_CLONE_NEWNET = 0x40000000
 # RFC 1035, section 4.1.1
 _RCODES = {0: "", 1: "FORMERR", 2: "SERVFAIL", 3: "", 4: "NOTIMP", 5: "REFUSED"}
 _QUERY_ID = 0x6D63
@@ -44,31 +42,7 @@ def asks_dns(server: str, name: str, *, leader: int | None = None, timeout: floa
 
 
 def _inside(leader: int | None, act: Callable[[], T]) -> T:
-    """Do ``act`` in a network namespace: setns(2) moves a thread, which ends with it."""
-    if leader is None:
-        return act()
-    done: list[T | OSError] = []
-
-    def enter() -> None:
-        import ctypes
-
-        try:
-            fd = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), f"network namespace of {leader}")
-            finally:
-                os.close(fd)
-            done.append(act())
-        except OSError as error:
-            done.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if isinstance(done[0], OSError):
-        raise done[0]
-    return done[0]
+    return in_namespace(f"/proc/{leader}/ns/net" if leader is not None else None, act)
 
 
 def _connect(address: str, port: int, timeout: float) -> str:

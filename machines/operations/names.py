@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError
-from machines.operations.observe import read_networks, read_records
+from machines.operations.observe import RESOLVED, read_networks, read_records
 from machines.plan.names import host_lines, lines_of_guests, with_block
 from machines.render import paths
 from machines.render.networks import render_resolver
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from machines.host.interfaces import Host
     from machines.model.network import Network
     from machines.model.observed import Record
-
-RESOLVED = "systemd-resolved.service"
 
 _LOCK = "names"
 

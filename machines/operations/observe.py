@@ -45,7 +45,7 @@ _PATTERNS = (
     f"{paths.UNIT_DIRECTORY}/multi-user.target.wants/machctl-bridge@*.service",
 )
 
-_RESOLVED = "systemd-resolved.service"
+RESOLVED = "systemd-resolved.service"
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -58,7 +58,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool = True
     tools = {*TOOLS, *PACKAGES, "dnf5"}
     have = frozenset(tool for tool in tools if host.tools.which(tool))
     booted = host.booted()
-    patterns = ["systemd-networkd.service", _RESOLVED]
+    patterns = ["systemd-networkd.service", RESOLVED]
     patterns += ["machctl-*", "systemd-nspawn@*", "var-lib-mach*.mount"]
     states = host.units.states(patterns) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
@@ -75,7 +75,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool = True
         networkd="systemd-networkd.service" in active,
         ipv6_loopback=host.facts.ipv6_loopback(),
         ipv6=host.facts.ipv6_enabled(),
-        resolved=_RESOLVED in active,
+        resolved=RESOLVED in active,
         machine_id=host.facts.machine_id(),
         hostname=host.hostname(),
         tools=have,
@@ -85,7 +85,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool = True
         active=active,
         files=files,
         logs=_logs({*trees, *records}),
-        guest_hosts=_guest_hosts(host, trees, records) if _RESOLVED not in active else {},
+        guest_hosts=_guest_hosts(host, trees, records) if RESOLVED not in active else {},
         journals=host.facts.journal_links(trees.values()),
         links=host.facts.links(),
         routes=host.facts.routes(),

@@ -17,13 +17,7 @@ def render_bridge(network: Network, *, networkd: bool, dns: tuple[str, ...]) -> 
     ``dns`` are the name servers that DHCP tells of; with ``networkd`` that makes the bridge, else machctl does.
     """
     header = paths.bridge_header(network.bridge, network.origin)
-    values = {
-        "header": header,
-        "bridge": network.bridge,
-        "gateway": network.gateway,
-        "prefix_length": network.prefix_length,
-        "subnet": str(network.subnet),
-    }
+    values = {"header": header, "bridge": network.bridge}
     files = {
         f"{paths.NAT_DIRECTORY}/bridge-{network.bridge}.nft": render(
             "bridge.nft", header=header, bridge=network.bridge, rules=stamped(network.bridge, network_rules(network))

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 
+from machines.model.ids import spread
 from machines.model.machine import Machine
 from machines.model.network import Network
 from machines.model.publish import Egress
@@ -45,7 +45,7 @@ BASE = (
 
 def stamped(owner: str, rules: Iterable[str]) -> list[str]:
     """Give rules as nft(8) reads them, each with a comment that no other rule has: nft prints that as it is."""
-    return [f'add rule {rule} comment "{owner}-{binascii.crc32(rule.encode()):08x}"' for rule in rules]
+    return [f'add rule {rule} comment "{owner}-{spread(rule):08x}"' for rule in rules]
 
 
 def network_rules(network: Network) -> list[str]:
