@@ -109,6 +109,8 @@ def packed(*members: tuple[str, bytes, str], mode: str = "w") -> bytes:
 
 
 FILL = """
+# btrfs frees what deleted subvolumes had when it comes to it, btrfs-subvolume(8).
+btrfs subvolume sync /var/lib/machines >/dev/null 2>&1
 mkdir /var/lib/machines/.kept-fill && cd /var/lib/machines/.kept-fill
 for size in 1000 100 10; do
     number=0

@@ -55,6 +55,8 @@ def run_without_terminal(ask: list[str], line: str) -> int:
 def main() -> int:
     directory, host, command = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     ask = ["ssh", "-F", f"{directory}/ssh_config", host]
+    console = directory / "console.log"
+    before = boots(console)
     kept = [f"{key}={os.environ[key]}" for key in KEPT if key in os.environ]
     line = shlex.join(["env", "LANG=C.UTF-8", *kept, *command])
     if os.isatty(0) and os.isatty(1):
@@ -63,6 +65,8 @@ def main() -> int:
         code = run_without_terminal(ask, line)
     if any(word in argument for argument in command for word in SHUTDOWN_WORDS):
         wait_for_shutdown(directory, ask)
+    elif code == 255 and boots(console) != before:
+        print(f"host: {host} was reset while it ran {command[0]} (log: {console})", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 
