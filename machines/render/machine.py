@@ -28,6 +28,8 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
     files = port_files(machine, placement, header=header)
     guest = _guest(machine, placement, found, header)
     files |= guest
+    # On the host it would be a link into what is gone after a stop, or that only the machine has mounted.
+    link_journal = not (placement.payload or machine.ephemeral or placement.storage == "raw")
     # That of an interface or of a bridge of others waits for it, where no udev tells systemd of devices too.
     wants = list(dict.fromkeys(bridge_unit(link_network(link, machine.name) or link.target) for link in machine.links))
     if placement.networks:
@@ -39,8 +41,7 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         payload=_payload(placement.payload),
         uid=placement.uid,
         ephemeral=_ephemeral(machine, placement),
-        # On the host it would be a link into what is gone after a stop, or that only the machine has mounted.
-        link_journal=not (placement.payload or machine.ephemeral or placement.storage == "raw"),
+        link_journal=link_journal,
         binds=[
             *_seen(machine.name, guest),
             *(_bind(bind, idmap=bind.source in placement.idmap_paths) for bind in machine.binds),
@@ -58,6 +59,8 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         cpu_quota=f"{machine.cpus * 100:.0f}" if machine.cpus else "",
         hairpin=target.outer if target and target.bridge else "",
         used=used_unit(machine),
+        link_journal=link_journal,
+        tree=paths.tree(machine.name),
         # What is published can change while the machine runs; this file must not, or systemd has to read it again.
         sockets=f"{paths.port_prefix(machine.name)}*.socket" if machine.network == "private" else "",
         sysctl=paths.sysctl_file(machine.name),

@@ -126,6 +126,9 @@ def _sentence(message: str) -> str:
 def job_failed(doing: str, unit: str, result: str) -> MachctlError:
     """Give the error for a job that did not end with "done": its result, or that of its unit, says why."""
     hint = f"journalctl -u {unit} says why"
+    if result == "assert":
+        # systemd.unit(5), AssertPathIsSymbolicLink=: which one stands in the status alone.
+        return CommandFailed(f"cannot {doing}: what {unit} asserts does not hold", hint=f"systemctl status {unit}")
     if result == "timeout":
         return TimedOut(f"cannot {doing}: systemd's own time limit ran out", hint=hint)
     reason = {
