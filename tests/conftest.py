@@ -22,9 +22,10 @@ else:
     hypothesis.settings.register_profile("machctl", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("machctl")
 
-# pytest-xdist's processes ignore SIGINT, and so would all that they start.
+# pytest-xdist's processes ignore SIGINT, what nohup(1) starts SIGHUP, and so would all that they start themselves.
 if "PYTEST_XDIST_WORKER" in os.environ:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TESTS = Path(__file__).parent
 STRICT = "CI=true or MACHCTL_TESTS_STRICT=1"

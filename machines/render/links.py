@@ -37,6 +37,19 @@ class Wire:
         return "" if self.link.kind == "veth" else link_network(self.link, "") or ""
 
     @property
+    def mac(self) -> str | None:
+        """Its MAC address, where that was chosen or goes with its address in a network of machctl's.
+
+        Whoever gets the address of a machine that was removed gets its MAC address too: the neighbours remember both,
+        and ask nobody anew for half a minute (arp(7)).
+        """
+        if self.link.mac or not (self.network and self.addresses):
+            return self.link.mac
+        address, *_ = self.addresses
+        parts = address.partition("/")[0].split(".")
+        return "02:6d:" + ":".join(f"{int(part):02x}" for part in parts) if len(parts) == 4 else None
+
+    @property
     def mtu(self) -> int | None:
         """The greatest packet in bytes that its network takes, where that was chosen."""
         return self.network.mtu if self.network else None
@@ -152,8 +165,8 @@ def outer_commands(wire: Wire) -> list[str]:
 def inner_commands(wire: Wire) -> list[str]:
     """Give what ip(8) has to do in a machine that has nothing inside to give its link its addresses."""
     inner, commands = wire.inner, list[str]()
-    if wire.link.mac:
-        commands.append(f"link set {inner} address {wire.link.mac}")
+    if wire.mac:
+        commands.append(f"link set {inner} address {wire.mac}")
     if wire.mtu:
         commands.append(f"link set {inner} mtu {wire.mtu}")
     for address in wire.addresses:

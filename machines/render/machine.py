@@ -84,7 +84,7 @@ def _guest(machine: Machine, placement: Placement, found: list[Wire], header: st
             "guest.network",
             header=header,
             link=wire.inner,
-            mac=wire.link.mac,
+            mac=wire.mac,
             mtu=wire.mtu,
             addresses=wire.addresses,
             gateways=wire.gateways if wire.default else (),

@@ -166,6 +166,19 @@ def test_addresses_stay_over_restarts(box: Host) -> None:
     assert until(lambda: box.machine("debian")["addresses"], lambda now: now == before) == before
 
 
+def test_address_of_a_removed_machine_leads_to_the_next_at_once(box: Host) -> None:
+    neighbours = []
+    for name in ("first", "second"):
+        box.copy(name)
+        box.machctl("start", name, "--wait", "ip")
+        address = next(each for each in box.machine(name)["addresses"] if ":" not in each)
+        box.sh(f"ping -c 1 -W 5 {address}")
+        neighbours.append(box.sh(f"ip neighbour show {address} | cut -d ' ' -f 1-5"))
+        assert box.inside(name, "cat /sys/class/net/host0/address") in neighbours[-1]
+        box.machctl("rm", "--force", name)
+    assert neighbours[0] == neighbours[1]
+
+
 def test_lines_of_others_stay_byte_by_byte(box: Host) -> None:
     box.sh(
         "cp -p /etc/hosts /root/hosts; printf '192.0.2.9\\tcaf\\351 # mine\\r\\n' >>/etc/hosts; chmod 640 /etc/hosts"

@@ -20,7 +20,7 @@ def host(request: pytest.FixtureRequest, roads: Roads) -> Iterator[Host]:
     with lan.lan(host), host.only_debian():
         for name in ("a", "b"):
             host.copy(name)
-            host.machctl("start", name)
+            host.machctl("start", name, "--wait", "ip")
         yield host
 
 
@@ -68,7 +68,7 @@ def test_port_says_who_answers_where(host: Host) -> None:
     assert rows["7601/udp"]["not"][0].startswith("[::1]: the kernel sends nothing")
     host.machctl("stop", "a")
     assert {row["state"] for row in host.machctl("port", "a", "--json").json()} == {"closed"}
-    host.machctl("start", "a")
+    host.machctl("start", "a", "--wait", "ip")
     assert "open" in host.machctl("port").stdout
     host.machctl("unpublish", "a", "7600", "7601/udp")
 

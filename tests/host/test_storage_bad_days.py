@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bad days of trees and archives: interrupted, no room, a base that is gone, others' hands, a guest that set traps."""
+"""Bad days of trees: interrupted, no room, a base that is gone, others' hands, a guest that set traps."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ print(json.dumps([status, usage.ru_maxrss // 1024, time.monotonic() - began]))
 @pytest.fixture(params=["trixie", "static"])
 def host(request: pytest.FixtureRequest, roads: Roads) -> Iterator[Host]:
     """A host with btrfs, and one whose machines are layers; in the end it is what it was in the beginning."""
-    host = roads.get(request.param).host
+    host = roads.get(request.param).ready().host
     with host.unchanged():
         host.sh(f"mkdir -p {ROOM}")
         yield host
@@ -109,7 +109,7 @@ def packed(*members: tuple[str, bytes, str], mode: str = "w") -> bytes:
 
 
 FILL = """
-# btrfs frees what deleted subvolumes had when it comes to it, btrfs-subvolume(8).
+# btrfs-subvolume(8): what deleted ones had is free some time later.
 btrfs subvolume sync /var/lib/machines >/dev/null 2>&1
 mkdir /var/lib/machines/.kept-fill && cd /var/lib/machines/.kept-fill
 for size in 1000 100 10; do

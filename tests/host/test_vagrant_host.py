@@ -80,8 +80,11 @@ def test_run_passes_signals_on(cycle: Host, number: signal.Signals) -> None:
 
 
 def test_run_has_a_terminal_at_a_terminal(cycle: Host) -> None:
-    with Terminal(cycle.argv("sh", "-c", "stty size; sleep 100"), rows=33, columns=99) as terminal:
+    with Terminal(cycle.argv("sh", "-c", "stty size; exec cat"), rows=33, columns=99) as terminal:
         terminal.expect("33 99")
+        # The shell would lose a Ctrl-C on its way to the next command.
+        terminal.type("there\n")
+        terminal.expect("there\r\nthere")
         terminal.type("\x03")
         assert terminal.ended() == 128 + signal.SIGINT
 

@@ -24,6 +24,7 @@ from machines.plan.place import place
 from machines.plan.remove import plan_remove
 from machines.plan.rename import plan_rename
 from machines.render import paths
+from machines.render.links import wires
 from samples import NETWORK, SUBNET, empty_host, host_with, kinds, machine, running, shown
 
 ULA = ipaddress.IPv6Network("fd00:0:0:7::/64")
@@ -306,3 +307,14 @@ def test_what_a_neighbour_has_is_said() -> None:
     (error,) = check_links(same, eth0, {"db": other})
     assert "machine db has 192.0.2.5 there" in error.message
     assert not check_links(linked("macvlan:eth0,ip=192.0.2.6/24"), eth0, {"db": other})
+
+
+@pytest.mark.parametrize(
+    ("text", "mac"),
+    [("bridge:br0", "02:6d:0a:40:00:09"), ("bridge:br0,mac=02:00:00:00:00:05", "02:00:00:00:00:05"), ("veth", None)],
+)
+def test_mac_goes_with_the_address(text: str, mac: str | None) -> None:
+    placement = place(linked(text), host_with(networks={"br0": NETWORK}, records={}))
+    placement = dataclasses.replace(placement, addresses={"br0": "10.64.0.9"})
+    (wire,) = wires(linked(text), placement)
+    assert wire.mac == mac

@@ -181,9 +181,11 @@ def test_links_of_a_payload_are_set_up_from_outside() -> None:
         payload=PAYLOAD,
     )
     assert inside(machine(bridges=("br0", "lan0", "br1")), two) == [
+        "link set host0 address 02:6d:0a:40:07:02",
         "addr replace 10.64.7.2/24 dev host0",
         "link set host0 up",
         "route replace default via 10.64.7.1",
+        "link set host2 address 02:6d:0a:40:08:02",
         "addr replace 10.64.8.2/28 dev host2",
         "link set host2 up",
     ]

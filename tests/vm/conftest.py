@@ -35,6 +35,7 @@ def _copy_machine(vm: Host, roads: Roads) -> None:
     with subprocess.Popen(road.host.argv("sh", "-c", pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as source:
         subprocess.run(vm.argv("sh", "-c", unpack), stdin=source.stdout, check=True, timeout=300)
     assert source.returncode == 0
+    road.host.machctl("start", "debian", "--wait", "ip")
     vm.write("/etc/machctl/fleet.d/debian.toml", road.host.read("/etc/machctl/fleet.d/debian.toml"))
     vm.machctl("apply", "debian")
     vm.machctl("start", "debian", "--wait", "ip")
