@@ -9,6 +9,7 @@ import fnmatch
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from machines.host.interfaces import Progress, SourceRequest
 from machines.model.base import Base, Payload
 from machines.model.observed import Link
 from machines.model.tree import Tree
+from machines.operations.observe import read_networks
 from machines.render import paths
 
 POOL = "/var/lib/machines"
@@ -253,6 +255,7 @@ class FakeHost:
         self.placed: dict[str, Tree] = {}
         self.staged: set[str] = set()
         self.bridges: dict[str, Link] = {}
+        self.subnets: dict[str, tuple[IPv4Network, IPv6Network | None]] = {}
         self.active: set[str] = {"systemd-networkd.service"}
         self.loaded: set[str] = set()
         self.nat = ""
@@ -273,12 +276,13 @@ class FakeHost:
         self.facts: Any = SimpleNamespace(
             machined_state=lambda: "",
             links=lambda: dict(self.bridges),
-            routes=lambda: {},
-            routes6=lambda: {},
+            routes=lambda: {subnet: bridge for bridge, (subnet, _) in self.subnets.items()},
+            routes6=lambda: {subnet: bridge for bridge, (_, subnet) in self.subnets.items() if subnet},
             machine_id=lambda: "b4c5",
             ipv6_enabled=lambda: True,
             listeners=lambda: (),
             dns=lambda: ("10.0.2.3",),
+            local_dns=lambda: "",
             ipv6_loopback=lambda: True,
             idmap_paths=lambda paths: frozenset(paths),
             enabled_machines=lambda: {},
@@ -286,9 +290,12 @@ class FakeHost:
             limits=lambda unit: None,
             frozen_machines=lambda: {},
         )
-        self.links: Any = SimpleNamespace(remove_link=lambda name: self.bridges.pop(name, None))
+        self.links: Any = SimpleNamespace(remove_link=self._remove_link)
         self.hosts: Any = self.files
-        self.tools: Any = SimpleNamespace(which=lambda tool: f"/usr/bin/{tool}", run=self._run)
+        self.missing = {"NetworkManager"}
+        self.tools: Any = SimpleNamespace(
+            which=lambda tool: None if tool in self.missing else f"/usr/bin/{tool}", run=self._run
+        )
         self.units: Any = SimpleNamespace(
             states=lambda patterns: {
                 **dict.fromkeys(self.loaded, "inactive"),
@@ -349,12 +356,20 @@ class FakeHost:
             self.nat = "" if input else "\n".join([base, "table inet machctl", *loaded.values()])
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
+    def _remove_link(self, name: str) -> None:
+        self.bridges.pop(name, None)
+        self.subnets.pop(name, None)
+
     def _job(self, verb: str) -> Any:
         async def job(unit: str) -> None:
             self.call(f"{verb} {unit}")
             (self.active.discard if verb == "stop" else self.active.add)(unit)
-            if verb == "start" and unit.startswith("machctl-bridge@"):
+            if verb != "stop" and unit.startswith("machctl-bridge@"):
                 bridge = unit.removeprefix("machctl-bridge@").removesuffix(".service")
                 self.bridges[bridge] = Link(bridge, "bridge")
+                made = read_networks(self).get(bridge)
+                if made:
+                    self.bridges[bridge] = Link(bridge, "bridge", mtu=made.mtu or 1500)
+                    self.subnets[bridge] = made.subnet, made.subnet6
 
         return job

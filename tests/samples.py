@@ -68,7 +68,12 @@ def host_with(*machines: Machine, driver: str = "copy", payload: Payload | None 
 
     ``driver`` keeps their trees, ``payload`` is what runs in them in place of an init.
     """
-    host = empty_host(networks={"br0": NETWORK}, links={"br0": BRIDGE}, active=frozenset({bridge_unit("br0")}))
+    host = empty_host(
+        networks={"br0": NETWORK},
+        links={"br0": BRIDGE},
+        routes={SUBNET: "br0"},
+        active=frozenset({bridge_unit("br0")}),
+    )
     for each in machines:
         placement = place(each, dataclasses.replace(host, storage={each.storage: driver}), payload=payload)
         files = {each.origin: write_machine(each)} | render_machine(each, placement)

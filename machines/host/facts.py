@@ -57,8 +57,13 @@ def links() -> dict[str, Link]:
         ports = tuple(sorted(os.listdir(f"{path}/brif"))) if os.path.isdir(f"{path}/brif") else ()
         bridge = os.path.isdir(f"{path}/bridge")
         vlans = read_text(f"{path}/bridge/vlan_filtering") if bridge else None
+        mtu = read_text(f"{path}/mtu") if bridge else None
         found[name] = Link(
-            name, "bridge" if bridge else kind, ports, vlans=None if vlans is None else vlans.strip() == "1"
+            name,
+            "bridge" if bridge else kind,
+            ports,
+            vlans=None if vlans is None else vlans.strip() == "1",
+            mtu=int(mtu) if mtu else None,
         )
     return found
 
@@ -160,6 +165,10 @@ _RESOLV_CONFS = (
 )
 
 
+# systemd-resolved.service(8)
+_RESOLVED = ("127.0.0.53", "127.0.0.54")
+
+
 def dns() -> tuple[str, ...]:
     """Give the name servers machines are told of: resolved's uplink ones, else those of /etc/resolv.conf."""
     for path in _RESOLV_CONFS:
@@ -167,6 +176,24 @@ def dns() -> tuple[str, ...]:
         if servers:
             return servers
     return ()
+
+
+def parse_local_dns(text: str) -> str:
+    """Read the name server of the host's own from a resolv.conf(5) that names none elsewhere; "" for none.
+
+    Not resolved's, which listens on 127.0.0.53: where that runs it is asked otherwise, and else nobody is there.
+    """
+    for words in map(str.split, () if parse_resolv_conf(text) else text.splitlines()):
+        if words[:1] == ["nameserver"] and words[1:] and words[1] not in _RESOLVED:
+            with contextlib.suppress(ValueError):
+                if ipaddress.IPv4Address(words[1]).is_loopback:
+                    return words[1]
+    return ""
+
+
+def local_dns() -> str:
+    """Give the name server that the host asks on 127.0.0.0/8, "" where it asks others."""
+    return parse_local_dns(read_text("/etc/resolv.conf") or "")
 
 
 def ipv6_loopback() -> bool:

@@ -46,6 +46,7 @@ _WRITTEN = (
     "/etc/systemd/system",
     "/etc/systemd/system/*.service.d",
     "/etc/systemd/network",
+    "/etc/NetworkManager/conf.d",
     _SOCKETS,
     "/etc/sysctl.d",
     "/var/lib/machctl/store/bases/*",
@@ -118,7 +119,7 @@ def remove_file(path: str) -> None:
         try:
             os.rmdir(directory)
         except OSError as error:
-            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY}:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY, errno.EROFS}:
                 return
             raise
         directory = os.path.dirname(directory)

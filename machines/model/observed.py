@@ -18,7 +18,7 @@ from machines.model.tree import Tree
 class Link:
     """A link of the host: ``kind`` is the kernel's (bridge, veth, ...), ``ports`` the links enslaved to it.
 
-    ``vlans`` tells whether a bridge keeps VLANs apart; None where its kernel cannot.
+    ``vlans`` tells whether a bridge keeps VLANs apart; None where its kernel cannot. ``mtu`` is that of a bridge.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Link:
     ports: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     vlans: bool | None = None
+    mtu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Host:
 
     ``systemd`` is the version where something depends on it, else 0. ``routes`` and ``routes6`` are the subnets it has
     routes to, and the links these leave by; ``guest_hosts`` the hosts(5) files of machines, where names are kept in
-    those.
+    those; ``local_dns`` is the name server of its own that it asks on 127.0.0.0/8, "" where it asks others.
     """
 
     euid: int = 0
@@ -98,7 +99,8 @@ class Host:
     routes6: Mapping[ipaddress.IPv6Network, str] = field(default_factory=dict)
     listeners: tuple[Listener, ...] = ()
     dns: tuple[str, ...] = ()
-    nat: str | None = ""
+    local_dns: str = ""
+    nat: str | None = None
     localnet: frozenset[str] = frozenset()
     stale_units: frozenset[str] = frozenset()
     limits: Mapping[str, Limits] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from machines.errors import MachctlError, NotFound, TimedOut
 from machines.operations.firewall import allow_new
 from machines.operations.observe import read_networks
+from machines.plan.ports import read_loopback
 from machines.render import paths
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # networkd makes its bridges within moments of its start; an admin's own may come with the hardware.
 WAIT_SECONDS = 30.0
+ADDRESS_SECONDS = 3.0
 
 
 def bridge_up(bridge: str, host: Host) -> str:
@@ -27,6 +29,8 @@ def bridge_up(bridge: str, host: Host) -> str:
     """
     network = read_networks(host).get(bridge)
     _make_or_wait(bridge, network, host)
+    for key in read_loopback(host.files.read_text(paths.bridge_sysctl_file(bridge)) or ""):
+        host.facts.set_sysctl(key, 1)
     if network is not None:
         try:
             allow_new(host)
@@ -61,6 +65,20 @@ def _make_or_wait(bridge: str, network: Network | None, host: Host) -> None:
             f"there is no bridge {bridge}, and machctl does not make it",
             hint=f"make it: ip link add {bridge} type bridge",
         ) from error
+    if network is not None:
+        _addressed(network, host)
+
+
+def _addressed(network: Network, host: Host) -> None:
+    """Wait for the addresses that networkd gives a bridge: what somebody took away it gives back when told to only."""
+
+    def there() -> bool:
+        return host.facts.routes().get(network.subnet) == network.bridge
+
+    try:
+        host.links.wait_until(there, timeout=ADDRESS_SECONDS, what=f"the address of bridge {network.bridge}")
+    except TimedOut:
+        host.tools.run(["networkctl", "reconfigure", network.bridge], check=False)
 
 
 def bridge_down(bridge: str, host: Host) -> None:

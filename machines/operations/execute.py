@@ -15,6 +15,7 @@ from machines.operations.names import keep_names, keep_resolver
 from machines.operations.observe import write_network, write_record
 from machines.operations.reporter import Reporter
 from machines.plan import steps
+from machines.plan.check_host import FIREWALL_UNIT, NETWORK_MANAGER
 from machines.plan.steps import Plan, Step
 from machines.render import paths
 
@@ -56,6 +57,10 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
             # Another may have changed the files since nft has read them: the last to read has to be the last to load.
             async with host.files.wait_lock("nat"):
                 _load_nat(host, drop=step.drop)
+        case steps.StartUnit() if step.unit == FIREWALL_UNIT:
+            # Of two restarts at once systemd cancels the first, which its waiter would take for a failure.
+            async with host.files.wait_lock("firewall"):
+                await host.jobs.restart(step.unit)
         case steps.StartUnit():
             await (host.jobs.restart(step.unit) if step.restart else host.jobs.start(step.unit))
         case steps.StopUnit():
@@ -106,6 +111,8 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.units.reload()
         case steps.ReloadNetworkd():
             host.units.reload_networkd()
+        case steps.ReloadNetworkManager():
+            host.units.run_jobs("reload", [NETWORK_MANAGER])
         case steps.OpenPorts():
             host.units.run_jobs("restart" if step.restart else "start", step.units)
         case steps.ClosePorts():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from machines.operations.firewalld import open_ports
 from machines.operations.observe import read_networks
 from machines.render import paths
 
@@ -31,6 +32,7 @@ def allow(host: Host) -> None:
             _docker(family, networks, host)
     if _firewalld(host):
         _zone(networks, host)
+        open_ports(host)
 
 
 def _docker(family: str, networks: list[str], host: Host) -> None:

@@ -151,7 +151,7 @@ def plan_fleet(names: Iterable[str], host: Host, *, verb: str, bases: Mapping[st
     """
     declared = declared_machines(host)
     machines = _chosen(list(names), declared)
-    observed = observe(host, machines)
+    observed = observe(host, machines, kernel=True)
     raise_all(check_host(observed, verb=verb))
     new = [machine for machine in machines if machine.name not in observed.trees]
     found = {machine.name: known_base(machine, host) for machine in new} if bases is None else dict(bases)

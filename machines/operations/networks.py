@@ -113,15 +113,17 @@ async def create_network(network: DeclaredNetwork, host: Host, reporter: Reporte
 
     check_ready(host, verb="network create")
     async with host.files.fleet_lock():
-        observed = observe(host)
+        observed = observe(host, kernel=True)
         network = replace(network, origin=own_network_file(network.name))
         declared = _declared(observed)
-        if network.name in declared:
+        # One that was killed goes on with what it made.
+        begun = declared.get(network.name) == network and bool(plan_networks(declared, observed, [network.name]))
+        if network.name in declared and not begun:
             raise Conflict(
                 f"network {network.name} is declared in {declared[network.name].origin} already",
                 hint="edit that and run: machctl apply",
             )
-        if network.origin in observed.files:
+        if network.origin in observed.files and not begun:
             raise Conflict(f"{network.origin} is there already", hint="correct or remove that file")
         raise_all(check_networks({**declared, network.name: network}, observed, [network.name]))
         have, wanted = observed.networks.get(network.name), resolve(network, observed)

@@ -22,7 +22,7 @@ from machines.model.network import Network
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.tree import Tree
-from machines.plan.check_host import PACKAGES, TOOLS
+from machines.plan.check_host import NETWORK_MANAGER, PACKAGES, TOOLS
 from machines.plan.ports import read_loopback
 from machines.render import paths
 
@@ -33,11 +33,14 @@ _PATTERNS = (
     f"{paths.UNIT_DIRECTORY}/machctl-port-*",
     f"{paths.UNIT_DIRECTORY}/sockets.target.d/50-machctl-*.conf",
     f"{paths.SYSCTL_DIRECTORY}/70-machctl-*.conf",
+    f"{paths.SYSCTL_DIRECTORY}/70-machctl_*.conf",
+    f"{paths.NETWORK_MANAGER_DIRECTORY}/70-machctl-*.conf",
     f"{paths.UNIT_DIRECTORY}/systemd-nspawn@*.service.d/50-machctl.conf",
     f"{paths.UNIT_DIRECTORY}/var-lib-mach*.mount",
     f"{paths.NETWORK_DIRECTORY}/70-machctl-*",
     f"{paths.NAT_DIRECTORY}/*.nft",
     paths.NAT_FILE,
+    paths.FIREWALLD_PORTS,
     paths.HOSTS_FILE,
     paths.RESOLVER_FILE,
     paths.RESOLVER_PENDING,
@@ -51,14 +54,18 @@ if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
 
-def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool = True) -> Observed:
-    """Look at everything a plan for ``machines`` can depend on; without ``kernel``, not at what nft has loaded."""
+def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None = None) -> Observed:
+    """Look at everything a plan for ``machines`` can depend on.
+
+    At what nft has loaded with ``kernel`` only; where that is not said, if there are machines.
+    """
     machines = list(machines)
+    kernel = bool(machines) if kernel is None else kernel
     trees = _mounted(host, machines, host.pool.trees())
-    tools = {*TOOLS, *PACKAGES, "dnf5"}
+    tools = {*TOOLS, *PACKAGES, "dnf5", "NetworkManager"}
     have = frozenset(tool for tool in tools if host.tools.which(tool))
     booted = host.booted()
-    patterns = ["systemd-networkd.service", RESOLVED]
+    patterns = ["systemd-networkd.service", RESOLVED, NETWORK_MANAGER, "firewalld.service"]
     patterns += ["machctl-*", "systemd-nspawn@*", "var-lib-mach*.mount"]
     states = host.units.states(patterns) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
@@ -93,7 +100,8 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool = True
         # The kernel goes through all of its tables for these (inet_diag), and only published ports depend on them.
         listeners=host.facts.listeners() if any(machine.publish for machine in machines) else (),
         dns=host.facts.dns(),
-        nat=_nat(host, files) if machines and "nft" in have and kernel else "" if kernel else None,
+        local_dns=host.facts.local_dns(),
+        nat=_nat(host, files) if kernel and "nft" in have and paths.NAT_FILE in files else None,
         localnet=_localnet(host, files),
         stale_units=frozenset(
             machine.name

@@ -9,12 +9,13 @@ from machines.model.frozen import replace
 from machines.model.names import IFNAMSIZ, bridge_unit, extra_link
 from machines.model.observed import Host, Record
 from machines.plan import steps
+from machines.plan.check_host import FIREWALL_UNIT as FIREWALL_UNIT
+from machines.plan.check_host import NETWORK_MANAGER
 from machines.plan.names import plan_names
 from machines.plan.steps import Plan
 from machines.render import paths
 
 NAT_UNIT = "machctl-nat.service"
-FIREWALL_UNIT = "machctl-firewall.service"
 
 
 def enabled_path(unit: str) -> str:
@@ -103,5 +104,7 @@ def remove_bridge(bridge: str, machine: str, host: Host, *, reason: str) -> Plan
         plan.append(steps.ReloadNetworkd(reason=f"files of bridge {bridge} are gone", machine=machine))
     if bridge in host.links:
         plan.append(steps.RemoveLink(reason=reason, machine=machine, link=bridge))
+    if paths.unmanaged_file(bridge) in files and NETWORK_MANAGER in host.active:
+        plan.append(steps.ReloadNetworkManager(reason=f"bridge {bridge} is gone", machine=machine))
     plan.append(steps.RemoveFile(reason=reason, machine=machine, path=paths.network_record(bridge)))
     return plan

@@ -6,6 +6,8 @@ from __future__ import annotations
 from machines.errors import MachctlError, NotPermitted, Unsupported
 from machines.model.observed import Host
 
+NETWORK_MANAGER = "NetworkManager.service"
+FIREWALL_UNIT = "machctl-firewall.service"
 PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "debootstrap": "debootstrap",

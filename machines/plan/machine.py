@@ -6,7 +6,7 @@ from __future__ import annotations
 from machines.declare.write import declared_values
 from machines.errors import Conflict
 from machines.model.base import Base, Payload
-from machines.model.frozen import dataclass
+from machines.model.frozen import dataclass, replace
 from machines.model.limits import Limits
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
@@ -14,10 +14,10 @@ from machines.model.observed import Host, Record
 from machines.model.snapshot import Origin
 from machines.plan import steps
 from machines.plan.claims import with_claims
+from machines.plan.firewalld import plan_opened
 from machines.plan.links import link_parents, link_targets, plan_links, stop_waiting
 from machines.plan.names import plan_names
-from machines.plan.nat import is_loaded
-from machines.plan.networks import network_files, settle
+from machines.plan.networks import drop_stale, load_nat, network_files, settle
 from machines.plan.place import place
 from machines.plan.ports import close_ports, is_port_unit, open_ports
 from machines.plan.steps import Plan
@@ -95,6 +95,7 @@ def plan_machine(
         if path not in wanted and paths.owner(path, text) == ("machine", machine.name)
     ]
     plan += writes
+    plan += drop_stale(placement.networks.values(), wanted, host, machine=machine.name)
     # Before their files go: without them systemd no longer knows that the service belongs to the socket.
     plan += close_ports(removals, machine.name)
     plan += removals
@@ -220,14 +221,13 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
         plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))
     plan += _limits(wanted, machine, host)
     plan += settle(placement.networks.values(), changed, host, machine=machine.name)
-    if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
-        plan.append(steps.LoadNat(reason="its files changed", machine=machine.name))
-    elif placement.networks and host.nat is not None and not is_loaded({**host.files, **wanted}, host.nat):
-        reason = "it is not what its files say" if host.nat else "it is not loaded"
-        plan.append(steps.LoadNat(reason=reason, machine=machine.name))
+    seen = host if placement.networks else replace(host, nat=None)
+    plan += load_nat(changed, {**host.files, **wanted}, seen, machine=machine.name)
     plan += plan_links(machine, host, placement)
     plan += stop_waiting(machine.name, host, wanted=link_parents(machine), reason="it no longer leads there")
-    return plan + open_ports(changed, wanted, machine, host)
+    plan += open_ports(changed, wanted, machine, host)
+    left = {path: text for path, text in host.files.items() if path not in removed}
+    return plan + plan_opened(host, {**left, **wanted}, machine=machine.name)
 
 
 def _limits(wanted: dict[str, str], machine: Machine, host: Host) -> Plan:

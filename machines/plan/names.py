@@ -23,9 +23,17 @@ def name_servers(network: Network | None, host: Host) -> tuple[str, ...]:
     """Give the name servers that machines on a network are told of.
 
     Where the host's resolved runs, that answers at the gateway: it knows the machines, and it knows the host's own
-    servers even where these change. Else they are the host's servers themselves.
+    servers even where these change. So does another server that the host alone can ask. Else, and where that one does
+    not answer, they are the host's servers themselves.
     """
-    return network.gateways if network and network.dns and host.resolved else host.dns
+    if network and network.dns and host.resolved:
+        return network.gateways
+    return (network.gateway, *host.dns) if network and own_server(network, host) else host.dns
+
+
+def own_server(network: Network, host: Host) -> str:
+    """Give the host's own name server on 127.0.0.0/8 that is to answer at the gateway of a network; "" for none."""
+    return host.local_dns if network.dns and not host.resolved else ""
 
 
 def search_domain(network: Network | None, host: Host) -> str:

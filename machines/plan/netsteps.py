@@ -47,6 +47,14 @@ class ReloadNetworkd(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReloadNetworkManager(Step):
+    """Make NetworkManager read its configuration again, and leave alone what that says from now on."""
+
+    def __str__(self) -> str:
+        return "reload NetworkManager"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadNat(Step):
     """Load the nft table inet machctl anew from its files; without any, drop it."""
 

@@ -13,8 +13,10 @@ from machines.model.network import DeclaredNetwork, Network, choose_subnet, choo
 from machines.model.observed import Host, Link
 from machines.plan import steps
 from machines.plan.bridges import drop_nat, enabled_path, remove_bridge, without
+from machines.plan.check_host import NETWORK_MANAGER
 from machines.plan.claims import with_claims
-from machines.plan.names import name_servers, plan_names
+from machines.plan.names import name_servers, own_server, plan_names
+from machines.plan.nat import is_loaded
 from machines.plan.steps import Plan
 from machines.render import paths
 from machines.render.networks import render_bridge
@@ -131,14 +133,20 @@ def plan_networks(declared: Mapping[str, DeclaredNetwork], host: Host, names: Co
 def as_done(host: Host, plan: Plan) -> Host:
     """Give ``host`` as it is once the plan of a network is done, as far as plans of machines on it depend on that."""
     files, active, links = dict(host.files), set(host.active), dict(host.links)
+    host = with_claims(host, plan)
+    units = {bridge_unit(bridge): network for bridge, network in host.networks.items()}
+    routes, routes6 = dict(host.routes), dict(host.routes6)
     for step in plan:
         if isinstance(step, steps.WriteFile):
             files[step.path] = step.text
         elif isinstance(step, steps.StartUnit):
             active.add(step.unit)
-        elif isinstance(step, steps.ClaimNetwork):
-            links.setdefault(step.network.bridge, Link(step.network.bridge, "bridge"))
-    return replace(with_claims(host, plan), files=files, active=frozenset(active), links=links)
+            if network := units.get(step.unit):
+                links[network.bridge] = Link(network.bridge, "bridge", mtu=network.mtu)
+                routes[network.subnet] = network.bridge
+                routes6 |= {network.subnet6: network.bridge} if network.subnet6 else {}
+    nat = None if any(isinstance(step, steps.LoadNat) for step in plan) else host.nat
+    return replace(host, files=files, active=frozenset(active), links=links, routes=routes, routes6=routes6, nat=nat)
 
 
 def plan_undeclared(declared: Mapping[str, DeclaredNetwork], host: Host) -> list[steps.ClaimNetwork]:
@@ -171,13 +179,25 @@ def plan_network(network: Network, host: Host, *, declaration: str | None = None
         raise Conflict(f"{foreign[0]} is there already and machctl did not write it", hint="move it away first")
     changed = [path for path, text in wanted.items() if host.files.get(path) != text]
     plan += [steps.WriteFile(reason=reason, path=path, text=wanted[path]) for path in changed]
+    plan += drop_stale([network], wanted, host)
     plan += settle([network], changed, host)
     unit = bridge_unit(network.bridge)
     if enabled_path(unit) not in host.files:
         plan.append(steps.EnableUnit(reason="a declared network is there from boot on", unit=unit))
+    return plan + load_nat(changed, {**host.files, **wanted}, host)
+
+
+def load_nat(changed: Collection[str], files: Mapping[str, str], host: Host, *, machine: str = "") -> Plan:
+    """Give the step that loads the nft table of ``files``, of which those in ``changed`` are new, where it has to be.
+
+    The kernel is looked at as well: a run may have been killed before it, or somebody has flushed all.
+    """
     if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
-        plan.append(steps.LoadNat(reason="its files changed"))
-    return plan
+        return [steps.LoadNat(reason="its files changed", machine=machine)]
+    if host.nat is None or is_loaded(files, host.nat):
+        return []
+    reason = "it is not what its files say" if host.nat else "it is not loaded"
+    return [steps.LoadNat(reason=reason, machine=machine)]
 
 
 def _difference(have: Network | None, wanted: Network) -> str:
@@ -192,8 +212,26 @@ def network_files(networks: Iterable[Network], host: Host) -> dict[str, str]:
     """Give all files of networks that machctl makes, path to text."""
     files: dict[str, str] = {}
     for network in networks:
-        files |= render_bridge(network, networkd=host.networkd, dns=name_servers(network, host))
+        files |= render_bridge(
+            network,
+            networkd=host.networkd,
+            dns=name_servers(network, host),
+            local_dns=own_server(network, host),
+            network_manager="NetworkManager" in host.tools,
+        )
     return files
+
+
+def drop_stale(networks: Iterable[Network], wanted: Collection[str], host: Host, *, machine: str = "") -> Plan:
+    """Give the steps that remove files of bridges which this host needs no more, as it asks another name server."""
+    names = [network.bridge for network in networks]
+    found = [path(name) for name in names for path in (paths.bridge_sysctl_file, paths.unmanaged_file)]
+    reason = "this host needs it no more"
+    return [
+        steps.RemoveFile(reason=reason, machine=machine, path=path)
+        for path in found
+        if path in host.files and path not in wanted
+    ]
 
 
 def settle(networks: Iterable[Network], changed: Collection[str], host: Host, *, machine: str = "") -> Plan:
@@ -203,28 +241,56 @@ def settle(networks: Iterable[Network], changed: Collection[str], host: Host, *,
     """
     plan: Plan = []
     networks = list(networks)
-    bridges = [each.bridge for each in networks if any(f"/70-machctl-{each.bridge}." in path for path in changed)]
-    if bridges and host.networkd:
+    stems = [(each.bridge, f"{paths.NETWORK_DIRECTORY}/70-machctl-{each.bridge}.") for each in networks]
+    bridges = [bridge for bridge, stem in stems if any(path.startswith(stem) for path in changed)]
+    differs = {each.bridge: _not_so(each, host) for each in networks if bridge_unit(each.bridge) in host.active}
+    if host.networkd and bridges:
         reason = f"files of bridge {', '.join(bridges)} changed"
         plan.append(steps.ReloadNetworkd(reason=reason, machine=machine))
+    elif host.networkd and any(differs.values()):
+        plan.append(steps.ReloadNetworkd(reason=next(filter(None, differs.values())), machine=machine))
+    # Before the bridge is there: with what is new to it NetworkManager begins at once.
+    unmanaged = [each.bridge for each in networks if paths.unmanaged_file(each.bridge) in changed]
+    if unmanaged and NETWORK_MANAGER in host.active:
+        reason = f"it is to leave bridge {', '.join(unmanaged)} alone"
+        plan.append(steps.ReloadNetworkManager(reason=reason, machine=machine))
     for network in networks:
         unit = bridge_unit(network.bridge)
-        have = host.networks.get(network.bridge)
-        reason = ""
+        reason = differs.get(network.bridge, "")
         if network.bridge not in host.links and network.kind == "bridge":
             reason = f"bridge {network.bridge} is not up"
         elif unit not in host.active:
             reason = f"{unit} is not active"
-        elif have is None or _kernel(have) != _kernel(network):
-            reason = f"bridge {network.bridge} has other addresses"
         if reason:
             plan.append(steps.StartUnit(reason=reason, machine=machine, unit=unit, restart=unit in host.active))
+        elif own_server(network, host) and network.bridge in host.links and network.bridge not in host.localnet:
+            plan.append(_asks_here(network.bridge, machine))
     return plan
 
 
-def _kernel(network: Network) -> tuple[object, ...]:
-    """What of a network the bridge's unit gives the kernel."""
-    return network.addresses, network.mtu
+def _asks_here(bridge: str, machine: str) -> steps.SetSysctl:
+    key = f"net/ipv4/conf/{bridge}/route_localnet"
+    reason = "the host's name server, that answers on 127.0.0.0/8 only, is to answer there"
+    return steps.SetSysctl(reason=reason, machine=machine, name=key, value=1)
+
+
+def _not_so(network: Network, host: Host) -> str:
+    """Say what of a network its bridge has not, by what was recorded before, or in the kernel; "" where all is so.
+
+    The second is looked at as well: a run may have been killed between the record and its effect.
+    """
+    bridge, have = network.bridge, host.networks.get(network.bridge)
+    link = host.links.get(bridge)
+    if have is None or have.addresses != network.addresses:
+        return f"bridge {bridge} has other addresses"
+    if have.mtu != network.mtu or (network.mtu and link and link.mtu not in {None, network.mtu}):
+        return f"bridge {bridge} has another MTU"
+    if link is None or network.kind != "bridge":
+        return ""
+    # The kernel makes a route with each address, while the link is up.
+    there = host.routes.get(network.subnet) == bridge
+    there &= network.subnet6 is None or not host.ipv6 or host.routes6.get(network.subnet6) == bridge
+    return "" if there else f"bridge {bridge} has not its addresses"
 
 
 def plan_remove_network(name: str, host: Host) -> Plan:

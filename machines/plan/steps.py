@@ -21,6 +21,7 @@ from machines.plan.netsteps import KeepResolver as KeepResolver
 from machines.plan.netsteps import LoadNat as LoadNat
 from machines.plan.netsteps import OpenPorts as OpenPorts
 from machines.plan.netsteps import ReloadNetworkd as ReloadNetworkd
+from machines.plan.netsteps import ReloadNetworkManager as ReloadNetworkManager
 from machines.plan.netsteps import RemoveLink as RemoveLink
 from machines.plan.netsteps import SetLink as SetLink
 from machines.plan.netsteps import SetSysctl as SetSysctl

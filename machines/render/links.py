@@ -8,6 +8,7 @@ from machines.model.link import Attachment, inner_names
 from machines.model.machine import Machine
 from machines.model.names import IFNAMSIZ, extra_link, link_network, own_link
 from machines.model.network import Network
+from machines.render.paths import bridge_sysctl_file
 from machines.render.placement import Placement
 
 LINK_SETTINGS = ("VirtualEthernet", "Bridge=", "Zone=", "MACVLAN=", "IPVLAN=", "Interface=")
@@ -104,7 +105,7 @@ def _can_be_primary(machine: Machine, link: Attachment, inner: str) -> bool:
 
     A port that is to be in a VLAN must not be one of the bridge before it is. A name that is too long for the kernel
     nspawn cuts and ends in a hash of its own: rules could not tell the link from that of a machine named alike. Where
-    there are no rules nspawn makes it all the same, as others are put into their bridges after the machine has booted.
+    there are no rules nspawn makes it all the same: others it takes more to put into their bridges (early_command()).
     """
     if inner != "host0" or link.vlan is not None:
         return False
@@ -138,13 +139,26 @@ def network_settings(found: list[Wire]) -> list[str]:
     return lines
 
 
+def early_command(wire: Wire) -> str:
+    """Give what puts a machine's first link into its bridge as soon as it is there, where nspawn does not; else "".
+
+    One of a VLAN must not be in the bridge before it is in that. All others are no hurry.
+    """
+    hurry = wire.inner == "host0" and wire.bridge and not wire.primary and wire.link.vlan is None
+    return _join(wire) if hurry else ""
+
+
+def _join(wire: Wire) -> str:
+    return f"ip link set {wire.outer} master {wire.bridge} up"
+
+
 def outer_commands(wire: Wire) -> list[str]:
     """Give what has to be done to the host's end of a link after nspawn made it."""
     commands = []
     if wire.link.vlan is not None and wire.network is not None:
         commands.append(f"ip link set {wire.bridge} type bridge vlan_filtering 1")
     if wire.bridge and not wire.primary:
-        commands.append(f"ip link set {wire.outer} master {wire.bridge} up")
+        commands.append(_join(wire))
     if wire.link.vlan is not None:
         commands.append(f"bridge vlan add dev {wire.outer} vid {wire.link.vlan} pvid untagged")
         if wire.link.vlan != 1:
@@ -159,6 +173,8 @@ def outer_commands(wire: Wire) -> list[str]:
         for address in wire.network.addresses:
             commands.append(f"ip address replace {address} dev {outer}{' nodad' if ':' in address else ''}")
         commands.append(f"ip link set {outer} up")
+        sysctl = bridge_sysctl_file(outer)
+        commands.append(f"-/bin/sh -c 'test ! -e {sysctl} || /usr/lib/systemd/systemd-sysctl {sysctl}'")
     return commands
 
 

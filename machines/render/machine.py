@@ -8,7 +8,7 @@ from machines.model.machine import Bind, Machine
 from machines.model.names import bridge_unit, link_network, mount_unit
 from machines.render import paths
 from machines.render.environment import escape_setting, quote_word, render
-from machines.render.links import Wire, inner_commands, network_settings, outer_commands, wires
+from machines.render.links import Wire, early_command, inner_commands, network_settings, outer_commands, wires
 from machines.render.placement import Placement
 from machines.render.ports import nspawn_ports, port_files, used_unit
 
@@ -64,6 +64,7 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         # What is published can change while the machine runs; this file must not, or systemd has to read it again.
         sockets=f"{paths.port_prefix(machine.name)}*.socket" if machine.network == "private" else "",
         sysctl=paths.sysctl_file(machine.name),
+        early=next(filter(None, map(early_command, found)), ""),
         commands=[command for wire in found for command in outer_commands(wire)],
         name=machine.name,
         guest_links=_guest_links(found) if placement.payload else [],

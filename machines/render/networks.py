@@ -8,19 +8,24 @@ from collections.abc import Iterable
 from machines.model.network import DOMAIN, Network
 from machines.render import paths
 from machines.render.environment import render
-from machines.render.rules import BASE, network_rules, stamped
+from machines.render.rules import BASE, network_rules, resolver_rules, stamped
 
 
-def render_bridge(network: Network, *, networkd: bool, dns: tuple[str, ...]) -> dict[str, str]:
+def render_bridge(
+    network: Network, *, networkd: bool, dns: tuple[str, ...], local_dns: str = "", network_manager: bool = False
+) -> dict[str, str]:
     """Give every file on the host that makes a bridge, and those that all bridges share.
 
     ``dns`` are the name servers that DHCP tells of; with ``networkd`` that makes the bridge, else machctl does.
+    ``local_dns`` is the host's own server on 127.0.0.0/8 that answers at the gateway, "" for none; a
+    ``network_manager`` is told to leave the bridge alone.
     """
     header = paths.bridge_header(network.bridge, network.origin)
     values = {"header": header, "bridge": network.bridge}
+    rules = [*network_rules(network), *(resolver_rules(network, local_dns) if local_dns else ())]
     files = {
         f"{paths.NAT_DIRECTORY}/bridge-{network.bridge}.nft": render(
-            "bridge.nft", header=header, bridge=network.bridge, rules=stamped(network.bridge, network_rules(network))
+            "bridge.nft", header=header, bridge=network.bridge, rules=stamped(network.bridge, rules)
         ),
         paths.NAT_FILE: render(
             "nat.nft",
@@ -29,6 +34,12 @@ def render_bridge(network: Network, *, networkd: bool, dns: tuple[str, ...]) -> 
             rules=stamped("base", BASE),
         ),
     }
+    if local_dns:
+        files[paths.bridge_sysctl_file(network.bridge)] = render(
+            "sysctl.conf", header=header, links=[network.bridge], what="the host's name server, that answers there only"
+        )
+    if network_manager:
+        files |= unmanaged_files(network)
     if networkd:
         stem = f"{paths.NETWORK_DIRECTORY}/70-machctl-{network.bridge}"
         if network.kind != "veth":
@@ -48,6 +59,12 @@ def render_bridge(network: Network, *, networkd: bool, dns: tuple[str, ...]) -> 
             router=network.mode != "isolated",
         )
     return files
+
+
+def unmanaged_files(network: Network) -> dict[str, str]:
+    """Give what tells NetworkManager to leave a bridge and the links in it alone."""
+    header = paths.bridge_header(network.bridge, network.origin)
+    return {paths.unmanaged_file(network.bridge): render("unmanaged.conf", header=header, bridge=network.bridge)}
 
 
 def render_resolver(networks: Iterable[Network]) -> str:

@@ -17,6 +17,7 @@ NAT_FILE = f"{STATE_DIRECTORY}/nat.nft"
 RECORD_DIRECTORY = f"{STATE_DIRECTORY}/machines"
 NETWORK_RECORD_DIRECTORY = f"{STATE_DIRECTORY}/networks"
 FIREWALLD_FILE = f"{STATE_DIRECTORY}/firewalld"
+FIREWALLD_PORTS = f"{STATE_DIRECTORY}/firewalld-ports"
 LOG_DIRECTORY = "/var/log/machctl"
 POOL_DIRECTORY = "/var/lib/machines"
 STORE_DIRECTORY = f"{STATE_DIRECTORY}/store"
@@ -29,6 +30,7 @@ GUEST_DIRECTORY = f"{STATE_DIRECTORY}/guests"
 GUEST_NETWORK_DIRECTORY = "/usr/local/lib/systemd/network"
 GUEST_RESOLV_CONF = "/etc/resolv.conf"
 SYSCTL_DIRECTORY = "/etc/sysctl.d"
+NETWORK_MANAGER_DIRECTORY = "/etc/NetworkManager/conf.d"
 HOSTS_FILE = "/etc/hosts"
 RESOLVER_FILE = "/etc/systemd/resolved.conf.d/machctl.conf"
 # There while resolved is to be restarted for its file; one that starts with the host reads it anyway.
@@ -72,6 +74,16 @@ def sockets_file(name: str) -> str:
 def sysctl_file(name: str) -> str:
     """What of the kernel's settings the published ports of a machine need (sysctl.d(5))."""
     return f"{SYSCTL_DIRECTORY}/70-machctl-{name}.conf"
+
+
+def bridge_sysctl_file(bridge: str) -> str:
+    """What of the kernel's settings a bridge needs (sysctl.d(5)); no machine's file is called so: theirs have a "-"."""
+    return f"{SYSCTL_DIRECTORY}/70-machctl_{bridge}.conf"
+
+
+def unmanaged_file(bridge: str) -> str:
+    """What keeps NetworkManager from a bridge and the links in it (NetworkManager.conf(5))."""
+    return f"{NETWORK_MANAGER_DIRECTORY}/70-machctl-{bridge}.conf"
 
 
 def unit_of(path: str) -> str:
@@ -151,9 +163,8 @@ def owner(path: str, text: str) -> tuple[str, str] | None:
         own |= {f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name)}
         mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/{port_prefix(name)}", f"{guest_directory(name)}/"))
     elif kind == "bridge":
-        mine = (
-            path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.") or path == f"{NAT_DIRECTORY}/bridge-{name}.nft"
-        )
+        own = {f"{NAT_DIRECTORY}/bridge-{name}.nft", bridge_sysctl_file(name), unmanaged_file(name)}
+        mine = path in own or path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.")
     else:
         mine = path in {NAT_FILE, RESOLVER_FILE} or path in {
             f"{UNIT_DIRECTORY}/{mount_unit(where)}" for where in (POOL_MOUNT, POOL_DIRECTORY, STORE_DIRECTORY)

@@ -114,7 +114,12 @@ def port_files(machine: Machine, placement: Placement, *, header: str) -> dict[s
         sockets = [path.rsplit("/", 1)[1] for path in files if path.endswith(".socket")]
         files[paths.sockets_file(machine.name)] = render("sockets.conf", header=header, sockets=sockets)
     if loopback := loopback_networks(machine, placement):
-        files[paths.sysctl_file(machine.name)] = render("sysctl.conf", header=header, links=loopback)
+        files[paths.sysctl_file(machine.name)] = render(
+            "sysctl.conf",
+            header=header,
+            links=loopback,
+            what="ports that are published on 127.0.0.1 and that no proxy passes on",
+        )
     rules = [rule for port, way in found.items() for rule in _dnat(port, way, machine, placement)]
     limits = restrictions(machine, placement)
     if rules or limits:

@@ -19,8 +19,8 @@ HAIRPIN_MARK = "0x01000000"
 REFUSE = "goto refuse"
 
 BASE = (
-    # Only where UDP or a range is published on 127.0.0.1 does a bridge route that at all (route_localnet in the
-    # kernel's ip-sysctl.rst); nobody but the host itself may use it.
+    # Only where UDP or a range is published on 127.0.0.1, or the host's name server listens there alone, does a bridge
+    # route that at all (route_localnet in the kernel's ip-sysctl.rst); nobody but the host itself may use it.
     "inet machctl guard ip daddr 127.0.0.0/8 iifname @networks drop",
     "inet machctl guard ip saddr 127.0.0.0/8 iifname @networks drop",
     "inet machctl postrouting ip saddr 127.0.0.0/8 oifname @networks ct status dnat masquerade",
@@ -66,6 +66,24 @@ def network_rules(network: Network) -> list[str]:
         # A machine that calls a published port gets the answer from the host it called, not from its neighbour.
         rules.append(
             f"inet machctl postrouting {family} saddr {subnet} {family} daddr {subnet} ct status dnat masquerade"
+        )
+    return rules
+
+
+def resolver_rules(network: Network, server: str) -> list[str]:
+    """Give what has a server of the host's own, on 127.0.0.0/8, answer at the gateway of a network.
+
+    It is asked as if by the host itself: most answer nobody else, and a reply has to find its way back from there.
+    """
+    rules = []
+    for protocol in ("udp", "tcp"):
+        asked = f"{protocol} dport 53"
+        rules.append(
+            f'inet machctl prerouting iifname "{network.bridge}" ip daddr {network.gateway} {asked} dnat ip to {server}'
+        )
+        rules.append(
+            f'inet machctl local iifname "{network.bridge}" ip daddr {server} {asked} ct status dnat '
+            "snat ip to 127.0.0.1"
         )
     return rules
 

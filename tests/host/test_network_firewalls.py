@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 import lan
-from throwaway import Host, Roads
+from throwaway import Host, Roads, until
 
-PORT, GUEST_PORT = 7100, 7000
+PORT, GUEST_PORT, DEMAND_PORT = 7100, 7000, 7101
 NEIGHBOUR = "between neighbours"
 LIMIT = 4.0
 
@@ -33,10 +33,10 @@ STOP = {
         done
         ip link delete docker0
     """,
-    # Its zones, and machctl's note of what it has put there, are to outlast it.
+    # Its zones, and machctl's notes of what it has put there, are to outlast it.
     "firewalld": """
         systemctl stop firewalld.service
-        rm -f /etc/firewalld/zones/trusted.xml* /var/lib/machctl/firewalld
+        rm -f /etc/firewalld/zones/trusted.xml* /etc/firewalld/zones/public.xml* /var/lib/machctl/firewalld*
     """,
 }
 DROPS = {"docker": "chain FORWARD", "firewalld": "filter_FORWARD"}
@@ -48,6 +48,7 @@ class Tried:
     """What came of the cells beside each of them, and what is left of all that."""
 
     came: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    demanded: dict[str, str] = field(default_factory=dict)
     left: str = ""
 
 
@@ -60,6 +61,8 @@ def beside(roads: Roads) -> Tried:
         with lan.lan(host), host.only_debian(), host.background("sh", "-c", INSTALL) as installing:
             host.copy("m-bridge", "-p", f"{PORT}:{GUEST_PORT}", "-p", f"{PORT}:{GUEST_PORT}/udp")
             host.machctl("start", "m-bridge")
+            host.copy("m-demand")
+            host.machctl("publish", "m-demand", f"{DEMAND_PORT}:80", "--on-demand")
             said = installing.communicate(timeout=300)
             assert installing.returncode == 0, said
             for other in STOP:
@@ -67,6 +70,7 @@ def beside(roads: Roads) -> Tried:
                     host.run("systemctl", "start", f"{other}.service")
                     assert DROPS[other] in host.sh("nft list ruleset")
                     found.came[other] = tried(host)
+                    found.demanded[other] = demanded(host)
                 finally:
                     host.sh(STOP[other], status=None)
     except AssertionError as left:
@@ -83,6 +87,19 @@ def tried(host: Host) -> dict[str, dict[str, str]]:
     cells.append({"id": NEIGHBOUR, "at": "machine:m-bridge", "to": neighbour, "port": GUEST_PORT, "protocol": "tcp"})
     servers = {"bridge": ("m-bridge", GUEST_PORT), "neighbour": ("debian", GUEST_PORT)}
     return lan.probe(host, servers, cells, limit=LIMIT)
+
+
+def demanded(host: Host) -> str:
+    """Start a machine by a connection from the LAN, which the host itself answers; give what came."""
+    ask = f"ip netns exec lan curl -sS --max-time 20 http://{lan.HERE['ipv4']}:{DEMAND_PORT} 2>&1"
+    came = until(lambda: host.sh(ask, status=None), lambda text: "nginx" in text, limit=10)
+    host.machctl("stop", "m-demand", status=None)
+    return came
+
+
+@pytest.mark.parametrize("other", STOP)
+def test_a_port_on_demand_is_answered_on_the_lan(beside: Tried, other: str) -> None:
+    assert "nginx" in beside.demanded[other]
 
 
 @pytest.mark.parametrize("other", STOP)

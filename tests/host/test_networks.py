@@ -269,3 +269,34 @@ def test_networkd_leaves_networks_alone(roads: Roads, suite: str, how: str) -> N
         host.sh("systemctl start systemd-networkd.socket systemd-networkd")
     assert until(lambda: addresses(host, "br0"), lambda now: now == before) == before
     nothing_to_do(host)
+
+
+def test_what_a_killed_run_began_of_a_network_the_next_one_finishes(box: Host) -> None:
+    put(box, "killed.py")
+
+    def killed(*words: str) -> None:
+        assert box.run("python3", "-IS", "/root/killed.py", *words, status=None).status != 0
+
+    create = ("network", "create", "lab", "--subnet", "10.213.5.0/24")
+    killed("load", *create)
+    assert "lab" not in box.sh("nft list ruleset")
+    box.machctl(*create)
+    assert "lab" in box.sh("nft list table inet machctl")
+    nothing_to_do(box)
+    assert "already" in box.machctl(*create, status=5).stderr
+    # Between the record with the files and what makes them true.
+    box.write(LAB, "[networks.lab]\nsubnet = '10.213.6.0/24'\nmtu = 1400\n")
+    killed("restart" if "--networkd" in box.options else "reload", "apply")
+    assert "10.213.5.1/24" in addresses(box, "lab")
+    box.machctl("apply")
+    assert until(lambda: "10.213.6.1/24" in addresses(box, "lab"), bool, limit=5)
+    assert "10.213.5.1/24" not in addresses(box, "lab")
+    assert until(lambda: box.sh("cat /sys/class/net/lab/mtu"), lambda mtu: mtu == "1400", limit=5) == "1400"
+    nothing_to_do(box)
+    # What somebody takes away comes back as well.
+    box.sh("ip address flush dev lab scope global; nft delete table inet machctl")
+    box.machctl("apply")
+    assert until(lambda: "10.213.6.1/24" in addresses(box, "lab"), bool, limit=5)
+    nothing_to_do(box)
+    assert box.get("http://127.0.0.1:8080")
+    box.sh("rm /root/killed.py")

@@ -49,7 +49,13 @@ def rendered(case: Path) -> dict[str, str]:
         )
         files |= render_machine(machine, placement)
         for network in placement.networks.values():
-            files |= render_bridge(network, networkd=placement.networkd, dns=placement.dns)
+            files |= render_bridge(
+                network,
+                networkd=placement.networkd,
+                dns=placement.dns,
+                local_dns=facts.get("local-dns", ""),
+                network_manager=facts.get("network-manager", False),
+            )
     return files
 
 

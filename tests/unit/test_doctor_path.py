@@ -289,6 +289,24 @@ def test_one_of_several_name_servers_is_enough(host: NetworkedHost) -> None:
     assert [finding.level for finding in look(host) if finding.check == "dns"] == ["warning", "ok"]
 
 
+def test_server_of_the_hosts_own_that_does_not_answer_is_named(host: NetworkedHost) -> None:
+    host.facts.local_dns = lambda: "127.0.0.1"
+    host.resolv = "nameserver 10.64.3.1\n"
+    assert bad(host).remedy.startswith("it is 127.0.0.1 of this host that is to answer there")
+
+
+def test_firewall_in_front_of_a_port_that_starts_the_machine_is_named(host: NetworkedHost) -> None:
+    host.machine_runs = False
+    host.files.texts["/etc/machctl/fleet.toml"] = FLEET + "on-demand = true\n"
+    lan = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth0"}}
+    rule = {"family": "inet", "table": "firewalld", "chain": "all", "handle": 7, "expr": [lan, {"drop": None}]}
+    host.rulesets[False] = [{"chain": foreign("input")["chain"] | {"table": "firewalld", "policy": "accept"}}]
+    assert "bad" not in {finding.level for finding in look(host)}
+    host.rulesets[False].append({"rule": rule})
+    assert "what comes for port 8080 of this host, and is to start it" in bad(host).message
+    assert "firewall-cmd --permanent --add-port=8080/tcp" in bad(host).remedy
+
+
 def test_mending_goes_on_until_nothing_is_left_to_do(host: NetworkedHost) -> None:
     """The second fault comes to light behind the first."""
     host.outside["vb-web"] |= {"flags": [], "master": "br9"}

@@ -159,6 +159,19 @@ def test_removing_twice_is_fine(tmp_path: Path) -> None:
     files.remove_file(str(tmp_path / "nowhere/x"))
 
 
+def test_unit_that_may_write_into_a_folder_alone_removes_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    folder = tmp_path / "sockets.target.d"
+    files.write_file(str(folder / "x.conf"), "text")
+    monkeypatch.setattr(os, "rmdir", refused)
+    files.remove_file(str(folder / "x.conf"))
+    assert not (folder / "x.conf").exists()
+
+
 def test_folder_that_another_takes_away_before_the_first_file_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +202,9 @@ def test_empty_folder_of_sockets_that_a_killed_run_left_goes(tmp_path: Path, mon
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("directory", ["/etc/sysctl.d", "/etc/systemd/system/sockets.target.d"])
+@pytest.mark.parametrize(
+    "directory", ["/etc/sysctl.d", "/etc/systemd/system/sockets.target.d", "/etc/NetworkManager/conf.d"]
+)
 def test_half_written_files_are_looked_for_wherever_machctl_writes(directory: str) -> None:
     assert directory in files._WRITTEN
 

@@ -119,3 +119,16 @@ def test_nft_table_is_loaded_by_one_at_a_time() -> None:
     asyncio.run(execute(plan, host, reporter=REPORTER))
     assert held == [True, True]
     assert not host.files.is_locked("nat")
+
+
+def test_unit_is_restarted_by_one_at_a_time() -> None:
+    host = FakeHost()
+    held = []
+
+    async def restart(unit: str) -> None:
+        held.append(host.files.is_locked("firewall"))
+
+    host.jobs.restart = restart
+    plan: list[steps.Step] = [steps.StartUnit(reason="", unit=UNIT, restart=True)]
+    asyncio.run(execute(plan, host, reporter=REPORTER))
+    assert held == [True]

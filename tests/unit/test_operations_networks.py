@@ -16,6 +16,7 @@ from machines.declare.fleet import FLEET_FILE
 from machines.declare.networks import own_network_file
 from machines.errors import Conflict, InvalidFile, MachctlError, NotFound
 from machines.host import guest
+from machines.model.frozen import replace
 from machines.model.network import DeclaredNetwork
 from machines.model.observed import Link
 from machines.operations import fleet
@@ -66,6 +67,7 @@ def test_network_comes_and_goes_whole() -> None:
 def test_network_of_a_name_that_is_taken_is_refused() -> None:
     host = FakeHost()
     make(host)
+    enabled(host)
     with pytest.raises(Conflict, match="network lab is declared in"):
         make(host)
     host.bridges["docker0"] = Link("docker0", "bridge")
@@ -247,3 +249,89 @@ def test_names_are_kept_in_trees_until_resolved_answers_for_them() -> None:
     apply(host)
     assert block_of(host.guests.texts[inside]) == ()
     assert planned(host) == {}
+
+
+def killed(host: FakeHost, at: str, network: DeclaredNetwork = LAB) -> None:
+    """A run that ends where it asks for ``at``, as one does that is killed there."""
+    host.failing = {at}
+    with pytest.raises(MachctlError, match="failed"):
+        make(host, network)
+    host.failing = set()
+
+
+@pytest.mark.parametrize("at", ["nft -f", "start machctl-bridge@lab.service", "reload networkd"])
+@pytest.mark.parametrize("how", ["apply", "create"])
+def test_network_that_was_killed_half_way_is_finished_by_the_next(at: str, how: str) -> None:
+    host = FakeHost()
+    killed(host, at)
+    before = len(host.done)
+    apply(host) if how == "apply" else make(host)
+    assert "start machctl-bridge@lab.service" in host.done
+    assert host.done[before:][-1] == "nft -f"
+    enabled(host)
+    assert planned(host) == {}
+    with pytest.raises(Conflict, match="is declared in"):
+        make(host)
+
+
+def test_what_is_left_of_another_network_is_not_taken_for_this_one() -> None:
+    host = FakeHost()
+    killed(host, "nft -f")
+    with pytest.raises(Conflict, match="is declared in"):
+        make(host, DeclaredNetwork("lab", subnet=IPv4Network("10.213.6.0/24")))
+
+
+@pytest.mark.parametrize("networkd", [True, False])
+@pytest.mark.parametrize("change", ["subnet = '10.213.6.0/24'", "subnet = '10.213.5.0/24'\nmtu = 1400"])
+def test_change_of_a_network_that_never_reached_the_kernel_is_finished(change: str, *, networkd: bool) -> None:
+    host = FakeHost()
+    host.active = {"systemd-networkd.service"} if networkd else set()
+    make(host)
+    enabled(host)
+    old, bridge = dict(host.subnets), dict(host.bridges)
+    host.bridges["lab"] = replace(host.bridges["lab"], mtu=1500)
+    host.files.texts[own_network_file("lab")] = f"[networks.lab]\n{change}\n"
+    apply(host)
+    assert planned(host) == {}
+    # As if the record and the files were all that was done.
+    host.subnets, host.bridges = old, {"lab": replace(bridge["lab"], mtu=1500)}
+    (plan,) = planned(host).values()
+    assert plan == [*(["reload systemd-networkd"] if networkd else []), "restart machctl-bridge@lab.service"]
+    apply(host)
+    assert planned(host) == {}
+
+
+def test_nft_table_that_somebody_flushed_is_loaded_by_apply_where_no_machine_is() -> None:
+    host = FakeHost()
+    make(host)
+    enabled(host)
+    host.nat = ""
+    assert planned(host) == {"network lab": ["load the nft table inet machctl"]}
+
+
+def test_network_manager_is_told_of_networks_before_they_are_there_and_forgets_them_after() -> None:
+    host = FakeHost()
+    host.missing.clear()
+    host.active.add("NetworkManager.service")
+    make(host)
+    enabled(host)
+    assert host.done.index("reload NetworkManager.service") < host.done.index("start machctl-bridge@lab.service")
+    text = host.files.texts[paths.unmanaged_file("lab")]
+    # With a "+" what the admin has there himself goes on to count.
+    assert "\nunmanaged-devices+=interface-name:=lab;" in text
+    assert planned(host) == {}
+    drop(host)
+    assert host.done.count("reload NetworkManager.service") == 2
+    host.files.texts.pop("/etc/systemd/system/multi-user.target.wants/machctl-bridge@lab.service", None)
+    assert nothing_left(host)
+
+
+def test_network_manager_that_comes_later_is_told_by_apply() -> None:
+    host = FakeHost()
+    make(host)
+    enabled(host)
+    assert paths.unmanaged_file("lab") not in host.files.texts
+    host.missing.clear()
+    assert planned(host)["network lab"] == [f"write {paths.unmanaged_file('lab')}"]
+    host.active.add("NetworkManager.service")
+    assert planned(host)["network lab"][1:] == ["reload NetworkManager"]

@@ -113,6 +113,8 @@ def after(plan: list[steps.Step], declared: Machine, host: Host) -> Host:
                 pass
     return dataclasses.replace(
         host,
+        routes={network.subnet: network.bridge for network in host.networks.values()},
+        routes6={network.subnet6: network.bridge for network in host.networks.values() if network.subnet6},
         files=files,
         links=links,
         active=frozenset(active),

@@ -178,9 +178,24 @@ def _packets(device: str, wire: Wire, look: Look) -> Iterator[tuple[str, str, Pa
         host = (wire.network.gateway6 if family == "ip6" else wire.network.gateway) or ""
         yield "input", "its answers to this host", Packet(family, device, "", address, host, state="established")
         yield "output", "what this host sends it", Packet(family, "", device, host, address, "tcp", 80)
+        for uplink, own, number in _proxied(family, look):
+            come = Packet(family, uplink, "", outside, own, "tcp", number)
+            yield "input", f"what comes for port {number} of this host, and is to start it", come
         if host in look.name_servers:
             asked = Packet(family, device, "", address, host, "udp", 53)
             yield "input", "its questions for names to this host", asked
+
+
+def _proxied(family: str, look: Look) -> Iterator[tuple[str, str, int]]:
+    """Where this host itself answers for the machine: by which uplink, at which address and port."""
+    machine = look.machine
+    ports = machine.publish if machine and machine.on_demand else ()
+    single = [port.host for port in ports if port.address is None and port.protocol == "tcp" and port.count == 1]
+    for uplink in look.uplinks[family] if single else ():
+        addresses = look.links[uplink].addresses if uplink in look.links else ()
+        own = next((each.split("/")[0] for each in addresses if (":" in each) == (family == "ip6")), "")
+        for number in single if own else ():
+            yield uplink, own, number
 
 
 def dropped(verdict: Verdict, what: str, devices: Sequence[str], packet: Packet, look: HostLook) -> Finding:

@@ -69,7 +69,12 @@ def _silent(server: str, look: Look) -> Finding:
         remedy = f"isolated = true in {machine.origin} keeps it from everything"
         return Finding("dns", "warning", f"{message}: it is isolated", remedy)
     if any(server == address.split("/")[0] for link in look.links.values() for address in link.addresses):
-        remedy = "it is this host: systemctl restart systemd-resolved; ss -lun shows whether it listens"
+        own = look.host.facts.local_dns()
+        remedy = (
+            f"it is {own} of this host that is to answer there: ss -ln 'sport = 53' shows whether it listens"
+            if own
+            else "it is this host: systemctl restart systemd-resolved; ss -lun shows whether it listens"
+        )
         return Finding("dns", "bad", message, remedy)
     if look.host.probes.asks_dns(server, _NAME) is None:
         remedy = "name another one in the host's /etc/resolv.conf, or mend it"

@@ -14,6 +14,7 @@ from machines.operations.doctor import forward
 from machines.operations.doctor.finding import Finding
 from machines.operations.doctor.links import gateway_of
 from machines.operations.doctor.look import HostLook
+from machines.operations.doctor.manager import examine_network_manager
 from machines.operations.doctor.verdict import Packet
 
 if TYPE_CHECKING:
@@ -34,15 +35,18 @@ def examine_networking(host: Host) -> list[Finding]:
         if networkd
         else Finding("networkd", "ok", "systemd-networkd does not run: machctl makes the bridges")
     ]
-    if host.facts.dns():
+    own = host.facts.local_dns()
+    if states.get("systemd-resolved.service") != "active" and own:
+        found.append(Finding("dns", "ok", f"machines are told of their gateways, where {own} of this host answers"))
+    elif host.facts.dns():
         found.append(Finding("dns", "ok", f"machines are told of {', '.join(host.facts.dns())}"))
     else:
         found.append(
             Finding(
                 "dns",
                 "warning",
-                "the host's only name servers are its own, on loopback: machines get none",
-                "name one that machines can reach in /etc/resolv.conf, or run systemd-resolved",
+                "the host has no name server that machines could ask: they get none",
+                "name one in /etc/resolv.conf, or run systemd-resolved",
             )
         )
     return found
@@ -61,7 +65,8 @@ def examine_networks(host: Host) -> list[Finding]:
     found = [_milder(each) for each in forward.look_at_forwarding(there, look, ipv6=ipv6)]
     if os.geteuid() == 0 and host.tools.which("nft") and host.tools.which("unshare"):
         found.append(_milder(forward.look_at_nat(host)))
-    return [*found, *_bridges(look), *_firewalls(list(networks.values()), look)]
+    found += [*_bridges(look), *examine_network_manager(look)]
+    return [*found, *_firewalls(list(networks.values()), look)]
 
 
 def _milder(finding: Finding) -> Finding:

@@ -38,6 +38,9 @@ def opening(who: str, verdict: Verdict, devices: Sequence[str], packet: Packet) 
 def _opening(who: str, verdict: Verdict, device: str, packet: Packet) -> list[str]:
     chain, hook = verdict.chain, verdict.base.hook
     tables = "ip6tables" if packet.family == "ip6" else "iptables"
+    if hook == "input" and packet.iif != device and who in {"firewalld", "ufw"}:
+        port = f"{packet.port}/{packet.protocol}"
+        return [f"firewall-cmd --permanent --add-port={port}" if who == "firewalld" else f"ufw allow {port}"]
     if who == "firewalld":
         return [f"firewall-cmd --permanent --zone=trusted --add-interface={device}"]
     if who == "Docker":
@@ -47,7 +50,10 @@ def _opening(who: str, verdict: Verdict, device: str, packet: Packet) -> list[st
     if who == "ufw":
         return [f"ufw route allow {way} on {device}" for way in ("in", "out")]
     ways = {"input": ("iifname",), "output": ("oifname",)}.get(hook, ("iifname", "oifname"))
-    return [f"nft insert rule {chain.family} {chain.table} {verdict.base.name} {way} {device} accept" for way in ways]
+    insert = f"nft insert rule {chain.family} {chain.table} {verdict.base.name}"
+    if hook == "input" and packet.iif != device:
+        return [f"{insert} {packet.protocol} dport {packet.port} accept"]
+    return [f"{insert} {way} {device} accept" for way in ways]
 
 
 def _after(who: str) -> list[str]:
