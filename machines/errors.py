@@ -69,6 +69,10 @@ class CommandFailed(MachctlError):
     """A tool that machctl ran ended with an error."""
 
 
+class Canceled(CommandFailed):
+    """A job of systemd's ended because another of the same unit took its place."""
+
+
 class TimedOut(MachctlError):
     """The time limit of the caller ran out."""
 

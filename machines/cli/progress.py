@@ -45,6 +45,9 @@ class Progress(Reporter):
         self._stage[machine], self._drawn = stage, now
         self._draw(machine, stage, done, total)
 
+    def warn(self, text: str) -> None:
+        self._line(f"warning: {text}")
+
     def quietly(self) -> Reporter:
         self.clear()
         return Reporter()

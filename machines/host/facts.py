@@ -165,8 +165,9 @@ _RESOLV_CONFS = (
 )
 
 
-# systemd-resolved.service(8)
+# systemd-resolved.service(8), and what Docker names in its containers: on that one's port 53 nobody listens.
 _RESOLVED = ("127.0.0.53", "127.0.0.54")
+_DOCKER = ("127.0.0.11",)
 
 
 def dns() -> tuple[str, ...]:
@@ -184,7 +185,7 @@ def parse_local_dns(text: str) -> str:
     Not resolved's, which listens on 127.0.0.53: where that runs it is asked otherwise, and else nobody is there.
     """
     for words in map(str.split, () if parse_resolv_conf(text) else text.splitlines()):
-        if words[:1] == ["nameserver"] and words[1:] and words[1] not in _RESOLVED:
+        if words[:1] == ["nameserver"] and words[1:] and words[1] not in _RESOLVED + _DOCKER:
             with contextlib.suppress(ValueError):
                 if ipaddress.IPv4Address(words[1]).is_loopback:
                     return words[1]

@@ -29,14 +29,22 @@ def bridge_up(bridge: str, host: Host) -> str:
     """
     network = read_networks(host).get(bridge)
     _make_or_wait(bridge, network, host)
-    for key in read_loopback(host.files.read_text(paths.bridge_sysctl_file(bridge)) or ""):
-        host.facts.set_sysctl(key, 1)
+    keys = read_loopback(host.files.read_text(paths.bridge_sysctl_file(bridge)) or "")
+    if keys and _guarded(host):
+        for key in keys:
+            host.facts.set_sysctl(key, 1)
     if network is not None:
         try:
             allow_new(host)
         except MachctlError as error:
             return f"packets of {bridge} may not pass the host's firewall: {error}"
     return ""
+
+
+def _guarded(host: Host) -> bool:
+    """Tell whether nft keeps machines from the host's 127.0.0.0/8: nothing else does where a bridge routes that."""
+    done = host.tools.run(["nft", "list", "chain", "inet", "machctl", "guard"], check=False)
+    return done.returncode == 0 and "127.0.0.0/8" in done.stdout
 
 
 def _make_or_wait(bridge: str, network: Network | None, host: Host) -> None:
@@ -70,10 +78,19 @@ def _make_or_wait(bridge: str, network: Network | None, host: Host) -> None:
 
 
 def _addressed(network: Network, host: Host) -> None:
-    """Wait for the addresses that networkd gives a bridge: what somebody took away it gives back when told to only."""
+    """Wait for the addresses that networkd gives a bridge: what somebody took away it gives back when told to only.
+
+    It looks at what _not_so() of plans looks at, or those would never come to rest.
+    """
+    bridge, mtu = network.bridge, network.mtu
+    link = host.facts.links().get(bridge)
+    if mtu and link and link.mtu not in {None, mtu}:
+        host.tools.run(["ip", "link", "set", "dev", bridge, "mtu", str(mtu)], check=False)
+    subnet6 = network.subnet6 if host.facts.ipv6_enabled() else None
 
     def there() -> bool:
-        return host.facts.routes().get(network.subnet) == network.bridge
+        found = host.facts.routes().get(network.subnet) == bridge
+        return found and (subnet6 is None or host.facts.routes6().get(subnet6) == bridge)
 
     try:
         host.links.wait_until(there, timeout=ADDRESS_SECONDS, what=f"the address of bridge {network.bridge}")

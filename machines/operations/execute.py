@@ -8,7 +8,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from machines.errors import Conflict
+from machines.errors import Canceled, Conflict, MachctlError
 from machines.model.names import machine_unit
 from machines.operations.lifecycle import dispatch_start, finish_start, stop_machine
 from machines.operations.names import keep_names, keep_resolver
@@ -60,7 +60,11 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
         case steps.StartUnit() if step.unit == FIREWALL_UNIT:
             # Of two restarts at once systemd cancels the first, which its waiter would take for a failure.
             async with host.files.wait_lock("firewall"):
-                await host.jobs.restart(step.unit)
+                # A bridge that comes up restarts it as well, and without the lock: that does the work of this one.
+                with contextlib.suppress(Canceled):
+                    await host.jobs.restart(step.unit)
+        case steps.ReloadNetworkManager():
+            _reload_network_manager(host, reporter)
         case steps.StartUnit():
             await (host.jobs.restart(step.unit) if step.restart else host.jobs.start(step.unit))
         case steps.StopUnit():
@@ -111,8 +115,6 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.units.reload()
         case steps.ReloadNetworkd():
             host.units.reload_networkd()
-        case steps.ReloadNetworkManager():
-            host.units.run_jobs("reload", [NETWORK_MANAGER])
         case steps.OpenPorts():
             host.units.run_jobs("restart" if step.restart else "start", step.units)
         case steps.ClosePorts():
@@ -179,6 +181,14 @@ def _write(step: steps.WriteFile, host: Host) -> None:
             hint="move it away, then run the same command again",
         )
     host.files.write_file(step.path, step.text, mode=step.mode)
+
+
+def _reload_network_manager(host: Host, reporter: Reporter) -> None:
+    """It may be on its way up or down: no reason for machines not to be made, and what comes up reads its files."""
+    try:
+        host.units.run_jobs("reload", [NETWORK_MANAGER])
+    except MachctlError as error:
+        reporter.warn(f"NetworkManager may manage links of machines: {error}; machctl doctor tells whether it does")
 
 
 def _set_link(step: steps.SetLink, host: Host) -> None:

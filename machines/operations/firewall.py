@@ -8,8 +8,10 @@ to be asked in its own way: Docker has a chain for its users, firewalld has zone
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from machines.errors import Canceled
 from machines.operations.firewalld import open_ports
 from machines.operations.observe import read_networks
 from machines.render import paths
@@ -75,7 +77,9 @@ def allow_new(host: Host) -> None:
     """Have the unit do its work again, as there is another network, where one of the two runs."""
     states = host.units.states([*FIREWALLS, UNIT])
     if any(states.get(unit) == "active" for unit in FIREWALLS):
-        host.units.run_jobs("restart", [UNIT])
+        # Another's restart at the same time comes in the place of this one, and does its work.
+        with suppress(Canceled):
+            host.units.run_jobs("restart", [UNIT])
 
 
 def docker_rules(networks: Sequence[str]) -> str:

@@ -27,19 +27,24 @@ def open_ports(host: Host) -> None:
     ports = proxied_ports(sockets)
     if not (ports or recorded):
         return
-    wanted = {f"{zone} {port}" for port in ports for zone in _zones(host)}
+    all_zones = _zones(host) if ports else set()
+    zones = all_zones - {TRUSTED}
+    wanted = {f"{zone} {port}" for port in ports for zone in zones}
     begun = {line.lstrip("+") for line in recorded if not line.startswith("=")}
     done = begun - {line[1:] for line in recorded if line.startswith("+")}
-    there = {f"{zone} {port}" for zone in {entry.split()[0] for entry in wanted} for port in _open_in(zone, host)}
-    theirs = (wanted - begun) & there
-    new, gone = wanted - theirs - (done & there), begun - wanted
-    _record({*(f"+{entry}" for entry in new), *(f"={entry}" for entry in theirs), *(done - new), *gone}, host)
+    now, for_good = _open(wanted, host), _open(wanted, host, "--permanent")
+    theirs = (wanted - begun) & (now | for_good)
+    new, gone = wanted - theirs - (done & now & for_good), begun - wanted
+    # Where nothing has to be opened that is said as well: the plan is to find the port.
+    kept = {f"={entry}" for entry in theirs} | {f"={TRUSTED} {port}" for port in ports if all_zones == {TRUSTED}}
+    _record({*(f"+{entry}" for entry in new), *kept, *(done - new), *gone}, host)
     for permanent in (["--permanent"], []):
-        for word, entries in (("remove", gone), ("add", new)):
-            for zone in sorted({entry.split()[0] for entry in entries}):
-                options = [f"--{word}-port={entry.split()[1]}" for entry in sorted(entries) if _is_in(entry, zone)]
+        # What others have opened for good only is open from their next reload on: no need to wait for that.
+        for word, entries in (("remove", gone), ("add", new if permanent else new | (theirs - now))):
+            for zone in sorted({_split(entry)[0] for entry in entries}):
+                options = [_option(word, port) for each, port in map(_split, sorted(entries)) if each == zone]
                 host.tools.run(["firewall-cmd", "--quiet", *permanent, f"--zone={zone}", *options], check=word == "add")
-    _record({*(f"={entry}" for entry in theirs), *wanted} - theirs, host)
+    _record(kept | (wanted - theirs), host)
 
 
 def _record(lines: Collection[str], host: Host) -> None:
@@ -50,17 +55,56 @@ def _record(lines: Collection[str], host: Host) -> None:
         host.files.write_file(paths.FIREWALLD_PORTS, text)
 
 
-def _is_in(entry: str, zone: str) -> bool:
-    return entry.split()[0] == zone
+def _split(entry: str) -> tuple[str, str]:
+    zone, _, port = entry.partition(" ")
+    return zone, port
 
 
-def _open_in(zone: str, host: Host) -> list[str]:
-    return host.tools.run(["firewall-cmd", f"--zone={zone}", "--list-ports"], check=False).stdout.split()
+def _option(word: str, port: str) -> str:
+    rule = _rule(port)
+    return f"--{word}-rich-rule={rule}" if rule else f"--{word}-port={port}"
 
 
-def _zones(host: Host) -> list[str]:
+def _rule(port: str) -> str:
+    """Give the rule for a port of one address, as firewalld itself has it (firewalld.richlanguage(5)); "" for others.
+
+    In whatever zone the link is that has the address: to the others nothing for it comes.
+    """
+    ports, _, address = port.partition(" ")
+    number, _, protocol = ports.partition("/")
+    family = "ipv6" if ":" in address else "ipv4"
+    to = f'rule family="{family}" destination address="{address}"'
+    return f'{to} port port="{number}" protocol="{protocol}" accept' if address else ""
+
+
+def _open(entries: Collection[str], host: Host, *options: str) -> set[str]:
+    """Give those of ``entries`` that are open: firewalld lists ports one by one and in ranges, "8000-8100/tcp"."""
+    found = set()
+    for zone in sorted({_split(entry)[0] for entry in entries}):
+        ports = [port for each, port in map(_split, entries) if each == zone]
+        listed: dict[bool, list[str]] = {}
+        for rules in sorted({" " in port for port in ports}):
+            what = "--list-rich-rules" if rules else "--list-ports"
+            text = host.tools.run(["firewall-cmd", *options, f"--zone={zone}", what], check=False).stdout
+            listed[rules] = text.splitlines() if rules else text.split()
+        for port in ports:
+            rule = _rule(port)
+            if rule in listed[True] if rule else any(_covers(span, port) for span in listed[False]):
+                found.add(f"{zone} {port}")
+    return found
+
+
+def _covers(span: str, port: str) -> bool:
+    span, _, protocol = span.partition("/")
+    first, _, last = span.partition("-")
+    number, _, wanted = port.partition("/")
+    known = first.isdecimal() and (last or first).isdecimal()
+    return known and protocol == wanted and int(first) <= int(number) <= int(last or first)
+
+
+def _zones(host: Host) -> set[str]:
     """Those that links are in, and the one of all others; a line of --get-active-zones that is not indented is one."""
     active = host.tools.run(["firewall-cmd", "--get-active-zones"], check=False).stdout.splitlines()
     names = [line.split()[0] for line in active if line.strip() and not line[0].isspace()]
     names += host.tools.run(["firewall-cmd", "--get-default-zone"], check=False).stdout.split()
-    return sorted({*names} - {TRUSTED})
+    return {*names}

@@ -31,9 +31,11 @@ from machines.plan.bridges import plan_unused
 from machines.plan.check import check_disk, check_machine, check_new, check_tree
 from machines.plan.check_host import check_host
 from machines.plan.claims import split_claims, with_claims
+from machines.plan.firewalld import plan_left_open
 from machines.plan.gc import KILLED, half_made
 from machines.plan.machine import plan_machine, restart_note, tree_note
 from machines.plan.names import names_only, without_names
+from machines.plan.networks import tells_network_manager
 from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
 
@@ -174,7 +176,8 @@ def plan_fleet(names: Iterable[str], host: Host, *, verb: str, bases: Mapping[st
             plan.append(steps.StartMachine(reason="autostart is on", machine=machine.name, name=machine.name))
         plans[machine.name] = plan
     # Only now is it known which bridges nobody is on any more, and what all names are.
-    plans[""] = plan_unused(view, machine="")
+    rest = plan_unused(view, machine="")
+    plans[""] = rest + plan_left_open(view, [step for plan in (*plans.values(), rest) for step in plan])
     return plans
 
 
@@ -229,14 +232,18 @@ async def apply(names: Iterable[str], host: Host, reporter: Reporter) -> tuple[P
         for plan in plans.values():
             await execute(split_claims(plan)[0], host, reporter=reporter)
         await execute(given_up, host, reporter=reporter)
+        ours = [name for name, plan in plans.items() if plan and name and not name.startswith(NETWORK)]
+        # Once for all, and before the first brings a bridge up: each has it told of a bridge that nobody declared.
+        told = [step for name in ours for step in plans[name] if tells_network_manager(step)]
+        once = {str(step): step for step in sorted(told, key=lambda step: isinstance(step, steps.ReloadNetworkManager))}
+        await execute(list(once.values()), host, reporter=reporter)
 
     async def one(name: str) -> None:
-        rest = [step for step in split_claims(plans[name])[1] if step not in given_up]
+        rest = [step for step in split_claims(plans[name])[1] if step not in given_up and step not in told]
         with host.files.lock(machine_lock(name), what=f"machine {name}"):
             async with limit if any(isinstance(step, steps.MakeTree) for step in rest) else contextlib.nullcontext():
                 await _apply(name, rest, host, reporter)
 
-    ours = [name for name, plan in plans.items() if plan and name and not name.startswith(NETWORK)]
     failed = unfinished | without | await for_each(ours, one)
     if plans[""]:
         await _drop_unused(host, reporter, failed=bool(failed))
@@ -266,7 +273,9 @@ async def _drop_unused(host: Host, reporter: Reporter, *, failed: bool) -> None:
     A machine that failed to move may still need the bridge it was on; names are kept of those there are.
     """
     async with host.files.fleet_lock():
-        plan = plan_unused(observe(host), machine="")
+        observed = observe(host)
+        plan = plan_unused(observed, machine="")
+        plan += plan_left_open(observed, plan)
         await execute(names_only(plan) if failed else plan, host, reporter=reporter)
 
 

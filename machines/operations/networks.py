@@ -116,7 +116,7 @@ async def create_network(network: DeclaredNetwork, host: Host, reporter: Reporte
         observed = observe(host, kernel=True)
         network = replace(network, origin=own_network_file(network.name))
         declared = _declared(observed)
-        # One that was killed goes on with what it made.
+        # One that was killed goes on with what it made; what somebody wrote into its file since then stays.
         begun = declared.get(network.name) == network and bool(plan_networks(declared, observed, [network.name]))
         if network.name in declared and not begun:
             raise Conflict(
@@ -133,7 +133,7 @@ async def create_network(network: DeclaredNetwork, host: Host, reporter: Reporte
                 f"network {network.name} has {have.subnet} and machines on it: {', '.join(users)}",
                 hint="leave the subnets out, and it keeps what it has",
             )
-        plan = plan_network(wanted, observed, declaration=write_network(network))
+        plan = plan_network(wanted, observed, declaration=None if begun else write_network(network))
         plan += plan_names(observed, as_done(observed, plan))
         if not dry_run:
             await execute(plan, host, reporter=reporter)

@@ -33,7 +33,7 @@ _PATTERNS = (
     f"{paths.UNIT_DIRECTORY}/machctl-port-*",
     f"{paths.UNIT_DIRECTORY}/sockets.target.d/50-machctl-*.conf",
     f"{paths.SYSCTL_DIRECTORY}/70-machctl-*.conf",
-    f"{paths.SYSCTL_DIRECTORY}/70-machctl_*.conf",
+    f"{paths.LOCALNET_DIRECTORY}/*.conf",
     f"{paths.NETWORK_MANAGER_DIRECTORY}/70-machctl-*.conf",
     f"{paths.UNIT_DIRECTORY}/systemd-nspawn@*.service.d/50-machctl.conf",
     f"{paths.UNIT_DIRECTORY}/var-lib-mach*.mount",
@@ -237,9 +237,8 @@ def _nat(host: Host, files: Mapping[str, str]) -> str:
 
 def _localnet(host: Host, files: Mapping[str, str]) -> frozenset[str]:
     """The links that 127.0.0.1 is routed over, of those that it has to be."""
-    wanted = {
-        key for path, text in files.items() if path.startswith(paths.SYSCTL_DIRECTORY) for key in read_loopback(text)
-    }
+    places = (paths.SYSCTL_DIRECTORY, paths.LOCALNET_DIRECTORY)
+    wanted = {key for path, text in files.items() if path.startswith(places) for key in read_loopback(text)}
     return frozenset(key.split("/")[3] for key in wanted if host.facts.sysctl(key) == 1)
 
 

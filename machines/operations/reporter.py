@@ -15,6 +15,9 @@ class Reporter:
     def progress(self, machine: str, stage: str, done: int, total: int | None) -> None:
         """The long step of ``machine`` is at ``done`` of ``total`` in ``stage``."""
 
+    def warn(self, text: str) -> None:
+        """``text`` says what did not work out, and did not keep the rest from being done."""
+
     def quietly(self) -> Reporter:
         """Give a reporter for what nobody needs to see."""
         return Reporter()

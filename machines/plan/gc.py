@@ -9,6 +9,7 @@ from machines.model.machine import Machine
 from machines.model.observed import Host
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
+from machines.plan.firewalld import plan_left_open
 from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
 from machines.render import paths
@@ -70,4 +71,5 @@ def plan_gc(
             isinstance(step, steps.RemoveFile) and step.path.startswith(paths.NAT_DIRECTORY) for step in steps_of_name
         )
         plan += steps_of_name
-    return plan + plan_unused(host, gone=dead, machine="", nat_changed=nat_changed)
+    plan += plan_unused(host, gone=dead, machine="", nat_changed=nat_changed)
+    return plan + plan_left_open(host, plan)

@@ -17,7 +17,7 @@ from machines.plan.claims import with_claims
 from machines.plan.firewalld import plan_opened
 from machines.plan.links import link_parents, link_targets, plan_links, stop_waiting
 from machines.plan.names import plan_names
-from machines.plan.networks import drop_stale, load_nat, network_files, settle
+from machines.plan.networks import ask_here, drop_stale, load_nat, network_files, settle
 from machines.plan.place import place
 from machines.plan.ports import close_ports, is_port_unit, open_ports
 from machines.plan.steps import Plan
@@ -223,6 +223,7 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
     plan += settle(placement.networks.values(), changed, host, machine=machine.name)
     seen = host if placement.networks else replace(host, nat=None)
     plan += load_nat(changed, {**host.files, **wanted}, seen, machine=machine.name)
+    plan += ask_here(placement.networks.values(), host, machine=machine.name)
     plan += plan_links(machine, host, placement)
     plan += stop_waiting(machine.name, host, wanted=link_parents(machine), reason="it no longer leads there")
     plan += open_ports(changed, wanted, machine, host)

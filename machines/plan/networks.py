@@ -17,7 +17,7 @@ from machines.plan.check_host import NETWORK_MANAGER
 from machines.plan.claims import with_claims
 from machines.plan.names import name_servers, own_server, plan_names
 from machines.plan.nat import is_loaded
-from machines.plan.steps import Plan
+from machines.plan.steps import Plan, Step
 from machines.render import paths
 from machines.render.networks import render_bridge
 
@@ -146,7 +146,12 @@ def as_done(host: Host, plan: Plan) -> Host:
                 routes[network.subnet] = network.bridge
                 routes6 |= {network.subnet6: network.bridge} if network.subnet6 else {}
     nat = None if any(isinstance(step, steps.LoadNat) for step in plan) else host.nat
-    return replace(host, files=files, active=frozenset(active), links=links, routes=routes, routes6=routes6, nat=nat)
+    set_ = {step.name for step in plan if isinstance(step, steps.SetSysctl) and step.value}
+    localnet = host.localnet | {bridge for bridge in host.networks if _localnet(bridge) in set_}
+    return replace(
+        host, files=files, active=frozenset(active), links=links, routes=routes, routes6=routes6, nat=nat,
+        localnet=localnet,
+    )  # fmt: skip
 
 
 def plan_undeclared(declared: Mapping[str, DeclaredNetwork], host: Host) -> list[steps.ClaimNetwork]:
@@ -184,7 +189,8 @@ def plan_network(network: Network, host: Host, *, declaration: str | None = None
     unit = bridge_unit(network.bridge)
     if enabled_path(unit) not in host.files:
         plan.append(steps.EnableUnit(reason="a declared network is there from boot on", unit=unit))
-    return plan + load_nat(changed, {**host.files, **wanted}, host)
+    plan += load_nat(changed, {**host.files, **wanted}, host)
+    return plan + ask_here([network], host)
 
 
 def load_nat(changed: Collection[str], files: Mapping[str, str], host: Host, *, machine: str = "") -> Plan:
@@ -222,16 +228,24 @@ def network_files(networks: Iterable[Network], host: Host) -> dict[str, str]:
     return files
 
 
-def drop_stale(networks: Iterable[Network], wanted: Collection[str], host: Host, *, machine: str = "") -> Plan:
-    """Give the steps that remove files of bridges which this host needs no more, as it asks another name server."""
-    names = [network.bridge for network in networks]
-    found = [path(name) for name in names for path in (paths.bridge_sysctl_file, paths.unmanaged_file)]
+def drop_stale(networks: Iterable[Network], wanted: Mapping[str, str], host: Host, *, machine: str = "") -> Plan:
+    """Give the steps that remove files of bridges which this host needs no more, as it asks another name server.
+
+    What such a file had set is taken back before it goes, unless another file wants it.
+    """
     reason = "this host needs it no more"
-    return [
-        steps.RemoveFile(reason=reason, machine=machine, path=path)
-        for path in found
-        if path in host.files and path not in wanted
-    ]
+    plan: Plan = []
+    for network in networks:
+        own = paths.bridge_sysctl_file(network.bridge)
+        stale = [path for path in (own, paths.unmanaged_file(network.bridge)) if path in host.files]
+        stale = [path for path in stale if path not in wanted]
+        if own in stale and network.bridge in host.localnet:
+            key = _localnet(network.bridge)
+            others = {**host.files, **wanted}
+            if not any(key in text for path, text in others.items() if path.startswith(paths.SYSCTL_DIRECTORY)):
+                plan.append(steps.SetSysctl(reason=reason, machine=machine, name=key, value=0))
+        plan += [steps.RemoveFile(reason=reason, machine=machine, path=path) for path in stale]
+    return plan
 
 
 def settle(networks: Iterable[Network], changed: Collection[str], host: Host, *, machine: str = "") -> Plan:
@@ -250,7 +264,7 @@ def settle(networks: Iterable[Network], changed: Collection[str], host: Host, *,
     elif host.networkd and any(differs.values()):
         plan.append(steps.ReloadNetworkd(reason=next(filter(None, differs.values())), machine=machine))
     # Before the bridge is there: with what is new to it NetworkManager begins at once.
-    unmanaged = [each.bridge for each in networks if paths.unmanaged_file(each.bridge) in changed]
+    unmanaged = [each.bridge for each in networks if _is_to_be_told(each, changed, host)]
     if unmanaged and NETWORK_MANAGER in host.active:
         reason = f"it is to leave bridge {', '.join(unmanaged)} alone"
         plan.append(steps.ReloadNetworkManager(reason=reason, machine=machine))
@@ -263,15 +277,39 @@ def settle(networks: Iterable[Network], changed: Collection[str], host: Host, *,
             reason = f"{unit} is not active"
         if reason:
             plan.append(steps.StartUnit(reason=reason, machine=machine, unit=unit, restart=unit in host.active))
-        elif own_server(network, host) and network.bridge in host.links and network.bridge not in host.localnet:
-            plan.append(_asks_here(network.bridge, machine))
     return plan
 
 
-def _asks_here(bridge: str, machine: str) -> steps.SetSysctl:
-    key = f"net/ipv4/conf/{bridge}/route_localnet"
+def ask_here(networks: Iterable[Network], host: Host, *, machine: str = "") -> Plan:
+    """Give the steps that have the host's own name server answer on bridges: once nft guards them, and not before."""
     reason = "the host's name server, that answers on 127.0.0.0/8 only, is to answer there"
-    return steps.SetSysctl(reason=reason, machine=machine, name=key, value=1)
+    # What nspawn makes may not be there yet, and is told when it is; a bridge has been made by now.
+    return [
+        steps.SetSysctl(reason=reason, machine=machine, name=_localnet(each.bridge), value=1)
+        for each in networks
+        if own_server(each, host)
+        and each.bridge not in host.localnet
+        and (each.bridge in host.links or each.kind == "bridge")
+    ]
+
+
+def _localnet(bridge: str) -> str:
+    return f"net/ipv4/conf/{bridge}/route_localnet"
+
+
+def _is_to_be_told(network: Network, changed: Collection[str], host: Host) -> bool:
+    """Tell whether NetworkManager has to read the file of a bridge: a new one, or one before whose reading a run ended.
+
+    That comes before the unit is started, so a unit that never was says as much.
+    """
+    path = paths.unmanaged_file(network.bridge)
+    return path in changed or (path in host.files and bridge_unit(network.bridge) not in host.active)
+
+
+def tells_network_manager(step: Step) -> bool:
+    """Tell whether a step writes what NetworkManager reads, or has it do so."""
+    writes = isinstance(step, steps.WriteFile) and step.path.startswith(f"{paths.NETWORK_MANAGER_DIRECTORY}/")
+    return writes or isinstance(step, steps.ReloadNetworkManager)
 
 
 def _not_so(network: Network, host: Host) -> str:

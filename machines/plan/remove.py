@@ -14,7 +14,7 @@ from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Record
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
-from machines.plan.firewalld import plan_opened
+from machines.plan.firewalld import plan_left_open
 from machines.plan.links import link_parents, stop_waiting
 from machines.plan.ports import port_units
 from machines.plan.steps import Plan
@@ -93,9 +93,7 @@ def plan_remove(
     if bridges:
         nat_changed = any(path.startswith(paths.NAT_DIRECTORY) for path in files)
         plan += plan_unused(host, gone={name}, machine=name, nat_changed=nat_changed)
-    if ports:
-        left = {path: text for path, text in host.files.items() if path not in files}
-        plan += plan_opened(host, left, machine=name)
+        plan += plan_left_open(host, plan, machine=name)
     return plan
 
 

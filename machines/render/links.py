@@ -174,7 +174,9 @@ def outer_commands(wire: Wire) -> list[str]:
             commands.append(f"ip address replace {address} dev {outer}{' nodad' if ':' in address else ''}")
         commands.append(f"ip link set {outer} up")
         sysctl = bridge_sysctl_file(outer)
-        commands.append(f"-/bin/sh -c 'test ! -e {sysctl} || /usr/lib/systemd/systemd-sysctl {sysctl}'")
+        # Without that chain nothing would keep machines from the host's 127.0.0.0/8.
+        open_ = "! nft list chain inet machctl guard >/dev/null"
+        commands.append(f"-/bin/sh -c 'test ! -e {sysctl} || {open_} || /usr/lib/systemd/systemd-sysctl {sysctl}'")
     return commands
 
 

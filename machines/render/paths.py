@@ -30,6 +30,7 @@ GUEST_DIRECTORY = f"{STATE_DIRECTORY}/guests"
 GUEST_NETWORK_DIRECTORY = "/usr/local/lib/systemd/network"
 GUEST_RESOLV_CONF = "/etc/resolv.conf"
 SYSCTL_DIRECTORY = "/etc/sysctl.d"
+LOCALNET_DIRECTORY = f"{STATE_DIRECTORY}/localnet"
 NETWORK_MANAGER_DIRECTORY = "/etc/NetworkManager/conf.d"
 HOSTS_FILE = "/etc/hosts"
 RESOLVER_FILE = "/etc/systemd/resolved.conf.d/machctl.conf"
@@ -77,8 +78,11 @@ def sysctl_file(name: str) -> str:
 
 
 def bridge_sysctl_file(bridge: str) -> str:
-    """What of the kernel's settings a bridge needs (sysctl.d(5)); no machine's file is called so: theirs have a "-"."""
-    return f"{SYSCTL_DIRECTORY}/70-machctl_{bridge}.conf"
+    """What of the kernel's settings a bridge needs, in the form of sysctl.d(5).
+
+    Not in a place of systemd's: udev would set it with the bridge, be the nft table that guards it there or not.
+    """
+    return f"{LOCALNET_DIRECTORY}/{bridge}.conf"
 
 
 def unmanaged_file(bridge: str) -> str:

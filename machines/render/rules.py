@@ -18,9 +18,14 @@ HAIRPIN_MARK = "0x01000000"
 
 REFUSE = "goto refuse"
 
+# The host's own as all of 127.0.0.0/8 is, but not what name servers take for the host itself: BIND's "localhost".
+ASKING = "127.0.0.2"
+
 BASE = (
     # Only where UDP or a range is published on 127.0.0.1, or the host's name server listens there alone, does a bridge
-    # route that at all (route_localnet in the kernel's ip-sysctl.rst); nobody but the host itself may use it.
+    # route that at all (route_localnet in the kernel's ip-sysctl.rst); nobody but the host itself may use it. Whoever
+    # flushes all tables takes this guard away until they are loaded again: machctl-nat-again.service does so behind
+    # nftables.service, after a flush by hand "systemctl restart machctl-nat" has to.
     "inet machctl guard ip daddr 127.0.0.0/8 iifname @networks drop",
     "inet machctl guard ip saddr 127.0.0.0/8 iifname @networks drop",
     "inet machctl postrouting ip saddr 127.0.0.0/8 oifname @networks ct status dnat masquerade",
@@ -73,17 +78,18 @@ def network_rules(network: Network) -> list[str]:
 def resolver_rules(network: Network, server: str) -> list[str]:
     """Give what has a server of the host's own, on 127.0.0.0/8, answer at the gateway of a network.
 
-    It is asked as if by the host itself: most answer nobody else, and a reply has to find its way back from there.
+    It is asked from ASKING: most answer nobody else, and a reply has to find its way back from there. A machine that
+    publishes port 53 is asked before it: the chain comes behind that of published ports.
     """
     rules = []
     for protocol in ("udp", "tcp"):
         asked = f"{protocol} dport 53"
         rules.append(
-            f'inet machctl prerouting iifname "{network.bridge}" ip daddr {network.gateway} {asked} dnat ip to {server}'
+            f'inet machctl resolver iifname "{network.bridge}" ip daddr {network.gateway} {asked} dnat ip to {server}'
         )
         rules.append(
             f'inet machctl local iifname "{network.bridge}" ip daddr {server} {asked} ct status dnat '
-            "snat ip to 127.0.0.1"
+            f"snat ip to {ASKING}"
         )
     return rules
 

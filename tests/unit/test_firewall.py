@@ -14,7 +14,8 @@ import pytest
 
 from acting import REPORTER
 from fakes import FakeHost
-from machines.errors import MachctlError
+from machines.errors import Canceled, MachctlError
+from machines.host.bus.errors import job_failed
 from machines.model.network import Network
 from machines.operations.bridge import bridge_up
 from machines.operations.execute import execute
@@ -132,3 +133,22 @@ def test_unit_is_restarted_by_one_at_a_time() -> None:
     plan: list[steps.Step] = [steps.StartUnit(reason="", unit=UNIT, restart=True)]
     asyncio.run(execute(plan, host, reporter=REPORTER))
     assert held == [True]
+
+
+def test_restart_that_another_took_the_place_of_has_not_failed() -> None:
+    host = FirewalldHost("a")
+
+    async def restart(unit: str) -> None:
+        raise Canceled(f"restart {unit} was canceled")
+
+    def run_jobs(verb: str, units: Sequence[str]) -> None:
+        raise Canceled(f"{verb} {units[0]} was canceled")
+
+    host.jobs.restart, host.units.run_jobs = restart, run_jobs
+    assert bridge_up("a", host) == ""
+    plan: list[steps.Step] = [steps.StartUnit(reason="", unit=UNIT, restart=True)]
+    asyncio.run(execute(plan, host, reporter=REPORTER))
+    assert isinstance(job_failed("restart it", UNIT, "canceled"), Canceled)
+    assert not isinstance(job_failed("restart it", UNIT, "failed"), Canceled)
+    with pytest.raises(Canceled):
+        asyncio.run(execute([steps.StartUnit(reason="", unit="b.service", restart=True)], host, reporter=REPORTER))

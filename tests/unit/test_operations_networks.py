@@ -274,6 +274,17 @@ def test_network_that_was_killed_half_way_is_finished_by_the_next(at: str, how: 
         make(host)
 
 
+def test_network_that_is_finished_keeps_what_was_written_into_its_file_by_hand() -> None:
+    host = FakeHost()
+    killed(host, "nft -f")
+    text = "# mine\n" + host.files.texts[own_network_file("lab")]
+    host.files.texts[own_network_file("lab")] = text
+    make(host)
+    assert host.files.texts[own_network_file("lab")] == text
+    enabled(host)
+    assert planned(host) == {}
+
+
 def test_what_is_left_of_another_network_is_not_taken_for_this_one() -> None:
     host = FakeHost()
     killed(host, "nft -f")

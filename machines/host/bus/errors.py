@@ -7,6 +7,7 @@ import os
 import re
 
 from machines.errors import (
+    Canceled,
     CommandFailed,
     Conflict,
     InvalidValue,
@@ -138,4 +139,5 @@ def job_failed(doing: str, unit: str, result: str) -> MachctlError:
         "dependency": "a unit that it needs failed",
         "canceled": "another job came in its way",
     }.get(result, result)
-    return CommandFailed(f"cannot {doing}: {reason}", hint=hint)
+    kind = Canceled if result == "canceled" else CommandFailed
+    return kind(f"cannot {doing}: {reason}", hint=hint)

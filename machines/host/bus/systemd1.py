@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from machines.errors import CommandFailed, NotFound, TimedOut
+from machines.errors import Canceled, CommandFailed, NotFound, TimedOut
 from machines.host.bus._sdbus import CALL_TIMEOUT, Bus, BusError, open_host
 from machines.host.bus.errors import job_failed
 from machines.model.frozen import NamedTuple
@@ -96,9 +96,8 @@ class SystemdManager:
             raise TimedOut(f"{verb} {' '.join(units)} took longer than {CALL_TIMEOUT} seconds")
         for unit, job in jobs.items():
             if ended[job] not in {"done", "skipped"}:
-                raise CommandFailed(
-                    f"{verb} {unit}: the job ended as {ended[job]}", hint=f"journalctl -u {unit} says more"
-                )
+                kind = Canceled if ended[job] == "canceled" else CommandFailed
+                raise kind(f"{verb} {unit}: the job ended as {ended[job]}", hint=f"journalctl -u {unit} says more")
 
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
         """Wait for a job of start(), listening to JobRemoved; False after ``timeout`` seconds. Signals interrupt it.
