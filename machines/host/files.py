@@ -25,6 +25,7 @@ _PRUNED = (
     "/etc/systemd/nspawn",
     "/var/lib/machctl",
     _GUESTS,
+    "/var/lib/machctl/localnet",
     "/var/lib/machctl/machines",
     "/var/lib/machctl/nat",
     "/var/lib/machctl/networks",
