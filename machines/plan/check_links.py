@@ -31,9 +31,9 @@ def _check_neighbours(machine: Machine, declared: Mapping[str, Machine]) -> list
     """What another machine on the same link has already: on networks of machctl's that is seen from its records."""
     errors: list[MachctlError] = []
     for name, other in declared.items():
-        theirs = {(link.kind in OUTSIDE, link.target, link.vlan, what) for link in other.links for what in _own(link)}
         if name == machine.name:
             continue
+        theirs = {(link.kind in OUTSIDE, link.target, link.vlan, what) for link in other.links for what in _own(link)}
         for link in machine.links:
             for what in _own(link):
                 if (link.kind in OUTSIDE, link.target, link.vlan, what) in theirs:

@@ -44,29 +44,20 @@ def set_(
     ),
 ) -> None:
     """Change limits of a machine, and what it may reach: at once where it runs, and in its declaration."""
+    # rm pays for nothing that it does not use.
+    from machines.cli.editing import edit_machine, note_restart
+
     options = context.obj
     changes = _changes(assignments)
-    host = RealHost()
 
     def edit(machine: Machine) -> Machine:
         made: Machine = replace(machine, **changes)  # type: ignore[arg-type]
         raise_all(check_machine(made))
         return made
 
-    from machines.operations import fleet
-
-    plan = run(
-        fleet.change(name, edit, host, Progress(options), dry_run=options.dry_run),
-        timeout=options.timeout,
-        what=f"set {name}",
-        quick=True,
-    )
-    if options.dry_run:
-        show_plan({name: plan}, options)
-    elif not options.quiet:
-        note(f"set {' '.join(assignments)} on {name}" if plan else f"{name} has these values already")
-        if fleet.restarts(plan, host):
-            note(f"  some of it counts from its next start on: machctl restart {name}")
+    done = f"set {' '.join(assignments)} on {name}"
+    plan = edit_machine(name, edit, options, verb="set", done=done, nothing=f"{name} has these values already")
+    note_restart(name, plan, options)
 
 
 def rm(

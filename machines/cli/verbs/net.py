@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from machines.cli import words
+from machines.cli.editing import edit_machine
 from machines.cli.names import name as name_argument
 from machines.cli.names import names as names_argument
-from machines.cli.output import note, show_rows
-from machines.cli.plans import show_plan
-from machines.cli.progress import Progress
-from machines.cli.running import run
+from machines.cli.output import show_rows
 from machines.cli.wire import RealHost
 from machines.declare.links import check_links, format_link, parse_bridge, parse_link
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
@@ -132,25 +130,13 @@ def _rows(names: list[str] | None) -> list[dict[str, object]]:
 def _change(
     context: words.Context, name: str, edit: Callable[[Machine], Machine], verb: str, done: str, nothing: str
 ) -> None:
-    from machines.operations import fleet
-
-    options = context.obj
-
     def checked(machine: Machine) -> Machine:
         edited = edit(machine)
         raise_all(check_links(edited))
         return edited
 
-    plan = run(
-        fleet.change(name, checked, RealHost(), Progress(options), dry_run=options.dry_run, verb=verb),
-        timeout=options.timeout,
-        what=f"net {verb} {name}",
-        quick=True,
-    )
-    if options.dry_run:
-        show_plan({name: plan}, options)
-    elif not options.quiet:
-        note(done if plan else nothing)
+    what = f"net {verb} {name}"
+    edit_machine(name, checked, context.obj, verb=verb, done=done, nothing=nothing, what=what)
 
 
 VERBS = {"ls": ls, "attach": attach, "detach": detach}

@@ -6,17 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from machines.cli import words
+from machines.cli.editing import edit_machine, note_restart
 from machines.cli.names import complete
 from machines.cli.names import name as name_argument
-from machines.cli.output import note, show_rows
-from machines.cli.plans import show_plan
-from machines.cli.progress import Progress
-from machines.cli.running import run
+from machines.cli.output import show_rows
 from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.errors import InvalidValue, MachctlError, raise_all
 from machines.model.machine import Machine
-from machines.operations import fleet
 from machines.operations.ports import list_ports, published, unpublished
 
 COLUMNS = ("name", "address", "port", "to", "state", "kernel", "proxy", "not")
@@ -75,17 +72,5 @@ def port(
 
 
 def _change(context: words.Context, name: str, edit: Callable[[Machine], Machine], *, verb: str, done: str) -> None:
-    options = context.obj
-    host = RealHost()
-    plan = run(
-        fleet.change(name, edit, host, Progress(options), dry_run=options.dry_run, verb=verb),
-        timeout=options.timeout,
-        what=f"{verb} {name}",
-        quick=True,
-    )
-    if options.dry_run:
-        show_plan({name: plan}, options)
-    elif not options.quiet:
-        note(done if plan else f"{name} has it so already")
-        if fleet.restarts(plan, host):
-            note(f"  some of it counts from its next start on: machctl restart {name}")
+    plan = edit_machine(name, edit, context.obj, verb=verb, done=done, nothing=f"{name} has it so already")
+    note_restart(name, plan, context.obj)
