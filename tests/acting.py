@@ -13,7 +13,7 @@ import pytest
 from fakes import FakeHost
 from machines.declare.fleet import own_file
 from machines.model.machine import Machine, Publish
-from machines.operations import fleet
+from machines.operations import applying, fleet
 from machines.operations.reporter import Reporter
 from samples import machine
 
@@ -58,7 +58,7 @@ def declare(host: FakeHost, name: str, *lines: str, source: str = "debian") -> N
 
 
 def apply(host: FakeHost) -> None:
-    _, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    _, failed = asyncio.run(applying.apply([], host, REPORTER))
     assert failed == {}
 
 

@@ -137,7 +137,7 @@ def list_() -> None:
         if not (POOL / name).exists():
             sh(f"machinectl clone hand {name}")
             Path(f"/etc/systemd/nspawn/{name}.nspawn").write_text(HAND_SETTINGS)
-    for count, limit in ((20, 2.0), (50, 0.6)):
+    for count, limit in ((20, 2.0), (50, 0.25)):
         sh("systemctl start " + " ".join(f"systemd-nspawn@{name}" for name in names[: count - 1]))
         compare(f"list, {count} running / machinectl list", "machctl list", "machinectl list", rounds=9, limit=limit)
     sh("systemctl kill --signal=SIGKILL " + " ".join(f"systemd-nspawn@{name}" for name in names), check=False)

@@ -288,7 +288,8 @@ def tar_of_base() -> Iterator[Path]:
     """Give machctl's base as a tar in a directory that is gone afterwards, with all that its packages start at boot."""
     with tempfile.TemporaryDirectory(dir=STORE) as directory:
         tar, left_out = Path(directory) / "tree.tar", Path(directory) / "left-out"
-        masked = [path for path in (base() / "etc/systemd").glob("system*/*") if os.path.realpath(path) == "/dev/null"]
+        units = (base() / "etc/systemd").glob("system*/**/*")
+        masked = [path for path in units if os.path.realpath(path) == "/dev/null"]
         updated = [base() / "etc/.updated", base() / "var/.updated"]
         left_out.write_text("".join(f"./{path.relative_to(base())}\n" for path in (*masked, *updated)))
         sh(f"tar -C {base()} --numeric-owner --xattrs --xattrs-include='*' -X {left_out} -cf {tar} .")

@@ -15,12 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from fakeguests import FakeGuests
+from fakesecrets import FakeSecrets
+from machines.declare.fleet import DECLARATIONS
 from machines.errors import CommandFailed, Conflict, MachctlError, NotFound
 from machines.host.interfaces import Progress, SourceRequest
 from machines.model.base import Base, Payload
 from machines.model.observed import Link
 from machines.model.tree import Tree
-from machines.operations.observe import read_networks
+from machines.operations.records import read_networks
 from machines.render import paths
 
 POOL = "/var/lib/machines"
@@ -34,6 +36,7 @@ class FakeFiles:
         self.held: set[str] = set()
         self.refused: set[str] = set()
         self.alive: set[str] = set()
+        self.modes: dict[str, int] = {}
 
     def read_files(self, patterns: Iterable[str]) -> dict[str, str]:
         return {
@@ -43,9 +46,13 @@ class FakeFiles:
     def read_text(self, path: str) -> str | None:
         return self.texts.get(path)
 
+    def mode_of(self, path: str) -> int:
+        return self.modes.get(path, 0o644)
+
     def write_file(self, path: str, text: str, *, mode: int = 0o644) -> None:
         if path in self.refused:
             raise MachctlError(f"{path} cannot be written")
+        self.modes[path] = mode & (self.modes.get(path, 0o644) | 0o700)
         self.texts[path] = text
 
     def remove_file(self, path: str) -> None:
@@ -250,6 +257,8 @@ class FakeHost:
     """machines.host.interfaces.Host; ``done`` says what was asked of systemd, the kernel and tools, in order."""
 
     def __init__(self, *, source_fails: bool = False, failing: Iterable[str] = ()) -> None:
+        self.declarations = DECLARATIONS
+        self.secrets = FakeSecrets()
         self.done: list[str] = []
         self.failing = set(failing)
         self.placed: dict[str, Tree] = {}
@@ -259,6 +268,7 @@ class FakeHost:
         self.active: set[str] = {"systemd-networkd.service"}
         self.loaded: set[str] = set()
         self.nat = ""
+        self.sysctls: dict[str, int] = {}
         self.files = FakeFiles()
         self.guests: Any = FakeGuests()
         self.maker = FakeSource(self)
@@ -284,24 +294,29 @@ class FakeHost:
             dns=lambda: ("10.0.2.3",),
             local_dns=lambda: "",
             ipv6_loopback=lambda: True,
-            idmap_paths=lambda paths: frozenset(paths),
+            unmapped=lambda paths, nodes=False: {},
+            devices=lambda paths: {},
             enabled_machines=lambda: {},
             journal_links=lambda trees: {},
-            limits=lambda unit: None,
+            limits=lambda unit: {},
             frozen_machines=lambda: {},
+            sysctl=self.sysctls.get,
+            set_sysctl=self.sysctls.__setitem__,
         )
-        self.links: Any = SimpleNamespace(remove_link=self._remove_link)
+        self.links: Any = SimpleNamespace(remove_link=self._remove_link, drop_flows=lambda ports, stale: None)
         self.hosts: Any = self.files
         self.missing = {"NetworkManager"}
         self.tools: Any = SimpleNamespace(
-            which=lambda tool: None if tool in self.missing else f"/usr/bin/{tool}", run=self._run
+            which=lambda tool: None if tool in self.missing else f"/usr/bin/{tool}",
+            run=self._run,
+            begin=lambda argv: lambda: self._run(argv, check=False),
         )
         self.units: Any = SimpleNamespace(
             states=lambda patterns: {
                 **dict.fromkeys(self.loaded, "inactive"),
                 **dict.fromkeys(self.active, "active"),
             },
-            needs_reload=lambda unit: False,
+            changed=lambda units: frozenset(),
             run_jobs=lambda verb, units: [self.call(f"{verb} {unit}") for unit in units],
             reset_failed=lambda unit: None,
             reload=lambda: self.call("reload systemd"),
@@ -313,6 +328,7 @@ class FakeHost:
         self.jobs: Any = SimpleNamespace(start=self._job("start"), stop=self._job("stop"), restart=self._job("restart"))
         self.machines: Any = None
         self.archives: Any = None
+        self.upkeep: Any = None
         self.contents: Any = None
 
     def booted(self) -> bool:

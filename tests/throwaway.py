@@ -44,7 +44,8 @@ find $roots -path $store -prune -o -printf '%M %u:%g %p -> %l\n' 2>/dev/null |
 find $store -mindepth 1 -maxdepth 2 ! -path '*/bases/[!.]*' ! -path $store/bases ! -path $store/layers \
     ! -path $store/snapshots 2>/dev/null | sort
 find $store/layers $store/snapshots -mindepth 2 -maxdepth 2 -printf '%M %U:%G %p -> %l\n' 2>/dev/null | sort -k 3
-find /run/machctl -mindepth 1 2>/dev/null | sort
+# What systemd is known to have read is kept when somebody looks.
+find /run/machctl -mindepth 1 ! -name units-read 2>/dev/null | sort
 find /run/systemd/nspawn -mindepth 2 ! -path '*/propagate/*' ! -path '*/unix-export/*' 2>/dev/null |
     sed 's/inode-.*/inode/' | sort
 find /var/lib/machines -maxdepth 1 ! -name '.kept-*' -printf '%M %u:%g %p\n' | sort -k 3

@@ -5,6 +5,7 @@
 #
 #   provision.sh [CHECKOUT]       CHECKOUT: the directory above this script, unless given
 #   provision.sh --list-packages  what it would have apt install, one name per line
+#   provision.sh --remove         take machctl away again; what it looks after has to be ejected or removed before
 set -eu
 umask 022
 
@@ -12,6 +13,8 @@ LIB=/usr/local/lib/machctl
 UNITS=/usr/local/lib/systemd/system
 LAUNCHER=/usr/local/bin/machctl
 SYSCTL=/etc/sysctl.d/70-machctl.conf
+# What systemd-nspawn@.service wants of modprobe@.service.
+MODULES="tun loop dm_mod"
 
 DEBIAN_PACKAGES="
     systemd-container dbus polkitd libnss-mymachines iproute2 nftables
@@ -98,11 +101,16 @@ install_package_tree() {
     # Without compiled templates jinja2 reads them at each run, which works as well.
     rm -f "$new/machines/render/compiled.py"
     if [ -d "$new/machines/render" ]; then
-        PYTHONPATH=$new:$LIB/vendor PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m machines.render.compiling ||
+        # -m puts the directory it is called in, which may be a checkout, before all others.
+        (cd "$new" && PYTHONPATH=$LIB/vendor PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m machines.render.compiling) ||
             say "the templates could not be compiled"
     fi
     # The byte code is compiled beside its place, so the path written into it has to be the final one.
-    if [ -d "$new/machines" ]; then python3 -m compileall -q -s "$new" -p "$LIB" "$new/machines" || true; fi
+    if [ -d "$new/machines" ]; then
+        python3 -m compileall -q -s "$new" -p "$LIB" "$new/machines" || true
+        (cd "$new" && PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m machines.bundled "$new" "$LIB") ||
+            say "the modules could not be bundled"
+    fi
     if [ -d "$LIB/vendor" ]; then cp -R "$LIB/vendor" "$new/vendor"; fi
     if [ -d "$LIB" ]; then mv "$LIB" "$old"; fi
     mv "$new" "$LIB"
@@ -120,12 +128,67 @@ import sys
 sys.path[0:0] = ["$LIB", "$LIB/vendor"]
 sys.path += $packages
 
+from machines.bundled import install
+
+install("$LIB")
+
 from machines.cli import main
 
 main()
 LAUNCHER
     chmod 755 "$LAUNCHER.new"
     mv "$LAUNCHER.new" "$LAUNCHER"
+}
+
+# Stops and disables a timer, or all that were made of a template; nothing else that is shipped is enabled by hand.
+drop_timers() {
+    case $1 in
+        *.timer) ;;
+        *) return 0 ;;
+    esac
+    if systemd_runs; then
+        for timer in $(systemctl list-units --all --plain --no-legend "${1%.timer}*.timer" | cut -d' ' -f1); do
+            systemctl --quiet stop "$timer" || true
+        done
+    fi
+    rm -f /etc/systemd/system/*.wants/"${1%.timer}"*.timer
+}
+
+remove_all() {
+    kept=""
+    for record in /var/lib/machctl/machines/*.json; do
+        if [ -e "$record" ] && ! grep -q '"intent": "ejected"' "$record"; then
+            name=${record##*/}
+            kept="$kept ${name%.json}"
+        fi
+    done
+    [ -z "$kept" ] || die "machctl still looks after$kept: machctl eject or machctl rm them first"
+    # Their bridges would stay, with DHCP servers but without their rules.
+    for record in /var/lib/machctl/networks/*.json; do
+        if [ -e "$record" ] && grep -q '"origin": "/' "$record"; then
+            name=${record##*/}
+            kept="$kept ${name%.json}"
+        fi
+    done
+    [ -z "$kept" ] || die "machctl still looks after the networks$kept: machctl network rm them first"
+    # More than some 24 machines do not start without these.
+    for record in /etc/machctl/ejected/*.toml; do
+        if [ -e "$record" ]; then SYSCTL=""; fi
+    done
+    for unit in "$UNITS"/machctl-*; do
+        if [ -e "$unit" ]; then
+            drop_timers "${unit##*/}"
+            rm -f "$unit"
+        fi
+    done
+    # What --schedule said; what people wrote there themselves stays theirs.
+    rm -f /etc/systemd/system/machctl-*.d/50-machctl.conf /var/lib/systemd/timers/stamp-machctl-*
+    rmdir /etc/systemd/system/machctl-*.d 2>/dev/null || true
+    rm -f "$UNITS"/*.wants/machctl-*.service
+    rm -f "$UNITS"/modprobe@*.service.d/50-machctl.conf
+    rmdir "$UNITS"/*.wants "$UNITS"/modprobe@*.service.d 2>/dev/null || true
+    rm -rf "$LIB" "$LIB.old" "$LIB.new" "$LAUNCHER" ${SYSCTL:+"$SYSCTL"}
+    if systemd_runs; then systemctl daemon-reload; fi
 }
 
 install_units() {
@@ -143,10 +206,21 @@ install_units() {
         mkdir -p "$UNITS/${pair%:*}.service.wants"
         ln -sfn "../machctl-${pair#*:}.service" "$UNITS/${pair%:*}.service.wants/machctl-${pair#*:}.service"
     done
+    # systemd-nspawn@.service wants these, and waits for them, at each start of a machine.
+    for module in $MODULES; do
+        mkdir -p "$UNITS/modprobe@$module.service.d"
+        printf '# written by machctl: once in each boot of the host\n[Service]\nRemainAfterExit=yes\n' \
+            >"$UNITS/modprobe@$module.service.d/50-machctl.conf"
+    done
+    mkdir -p "$UNITS/multi-user.target.wants"
+    ln -sfn ../machctl-apply.service "$UNITS/multi-user.target.wants/machctl-apply.service"
     # The previous install names what it brought; whatever of that this checkout no longer ships goes.
     for unit in "$LIB.old"/units/* "$UNITS"/machctl-*; do
         name=${unit##*/}
-        if [ ! -e "$LIB/units/$name" ]; then rm -f "$UNITS/$name"; fi
+        if [ ! -e "$LIB/units/$name" ] && [ -e "$UNITS/$name" ]; then
+            drop_timers "$name"
+            rm -f "$UNITS/$name"
+        fi
     done
     rm -rf "$LIB.old"
     if systemd_runs; then systemctl daemon-reload; fi
@@ -180,6 +254,10 @@ if [ "${1-}" = --list-packages ]; then
 fi
 
 [ "$(id -u)" = 0 ] || die "needs root: run it with sudo"
+if [ "${1-}" = --remove ]; then
+    remove_all
+    exit 0
+fi
 checkout=$(cd "${1:-$(dirname "$0")/..}" && pwd) || die "no such directory: ${1-}"
 
 install_packages

@@ -12,6 +12,10 @@ def main() -> NoReturn:
     import os
     import sys
 
+    # Python leaves out a standard stream that whoever called has closed, as "<&-" does.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     # Collecting while hundreds of classes are imported finds nothing and takes a tenth of a short command's time.
     gc.disable()
     # Declarations and settings are for everybody to read, whatever whoever calls wants of their own files.

@@ -21,6 +21,11 @@ class Jobs:
         await looped()
         await jobs.run_job("StartUnit", unit)
 
+    async def dispatch(self, unit: str) -> str:
+        """Have a unit started and give the job."""
+        await looped()
+        return await jobs.dispatch(unit)
+
     async def wait_started(self, unit: str, job: str) -> None:
         """Wait for a job that was dispatched before."""
         await looped()

@@ -24,6 +24,8 @@ def names(help: str, *, optional: bool = False) -> Any:
     )
 
 
-def name(help: str) -> Any:
+def name(help: str, *, optional: bool = False) -> Any:
     """Give the argument of a verb that takes one machine."""
+    if optional:
+        return words.Argument(None, metavar="[NAME]", help=help, autocompletion=complete)
     return words.Argument(..., metavar="NAME", help=help, autocompletion=complete)

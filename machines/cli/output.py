@@ -17,6 +17,8 @@ _COLORS = {
     "starting": "33",
     "stopping": "33",
     "failed": "31",
+    "healthy": "32",
+    "unhealthy": "31",
     "ok": "32",
     "warning": "33",
     "bad": "31",
@@ -76,10 +78,14 @@ def report_error(error: BaseException) -> int:
 def colored(text: str, options: Options, *, key: str = "") -> str:
     """Give ``text`` in the colour of the state ``key`` where stdout shows colours (NO_COLOR is honoured)."""
     code = _COLORS.get(key or text)
-    wanted = options.color == "always" or (
+    return f"\x1b[{code}m{text}\x1b[0m" if code and colours(options) else text
+
+
+def colours(options: Options) -> bool:
+    """Tell whether stdout shows colours."""
+    return options.color == "always" or (
         options.color == "auto" and "NO_COLOR" not in os.environ and sys.stdout.isatty()
     )
-    return f"\x1b[{code}m{text}\x1b[0m" if code and wanted else text
 
 
 def show_rows(rows: Sequence[Row], columns: Sequence[str], options: Options, *, empty: str = "") -> None:
@@ -131,7 +137,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str], options: Options, empty:
         padded = [word.ljust(width) for word, width in zip(line, widths, strict=True)]
         # Only a state has a colour; a machine may be called "failed".
         shown = [
-            text.replace(word, colored(word, options)) if column in {"state", "level"} else text
+            text.replace(word, colored(word, options)) if column in {"state", "level", "health"} else text
             for column, text, word in zip(columns, padded, line, strict=True)
         ]
         say("  ".join(shown).rstrip())

@@ -112,9 +112,11 @@ def _read(function: Any, words: Sequence[str]) -> dict[str, Any]:
             read = [_convert(kinds[name], word) for word in taken]
             values[name] = read if many else read[0]
         elif name not in values:
-            if each.default is ... or (each.default is None and kinds[name].startswith("list")):
+            many = kinds[name].startswith("list")
+            if each.default is ... or (each.default is None and many and each.kind == "Option"):
                 raise _NotPlain
-            values[name] = list(each.default) if isinstance(each.default, list) else each.default
+            # click makes an empty list of words that are left out.
+            values[name] = list(each.default or ()) if many else each.default
     if positional:
         raise _NotPlain
     return values

@@ -9,6 +9,12 @@ from collections.abc import Mapping, Sequence
 from machines.cli.options import Options
 from machines.cli.output import colored, say, show_object, show_rows
 
+_LIMITS = ("memory-high", "swap", "cpus", "cpu-weight", "io-weight", "tasks")
+_SETTINGS = (
+    "nesting", "read-only", "volatile", "tmpfs", "binds", "devices", "capabilities", "drop-capabilities",
+    "system-call-filter",
+)  # fmt: skip
+
 
 def show_status(machines: Sequence[Mapping[str, object]], options: Options) -> None:
     """Print a block of lines for each machine, or the format that was asked for."""
@@ -26,12 +32,17 @@ def _block(machine: Mapping[str, object], options: Options) -> str:
     declaration = machine["declaration"]
     values = {
         "State": colored(state, options) + _since(machine.get("since")),
+        "Health": colored(str(machine["health"]), options) if machine.get("health") else "",
         "OS": machine["os"],
         "Addresses": ", ".join(_list(machine["addresses"])),
         "Ports": ", ".join(_list(machine["ports"])),
         "Memory": _memory(machine.get("memory"), machine.get("memory_max")),
         "CPU": f"{machine['cpu_seconds']:.1f} s" if machine.get("cpu_seconds") else "",
         "Tasks": machine.get("tasks"),
+        "Limits": _said(declaration, _LIMITS),
+        "Restart": _said(declaration, ("restart", "restart-delay")).removeprefix("restart ")
+        + _restarts(machine.get("restarts")),
+        "Settings": _said(declaration, _SETTINGS),
         "Leader": machine["leader"],
         "Unit": machine["unit"],
         "Tree": machine["tree"],
@@ -43,6 +54,20 @@ def _block(machine: Mapping[str, object], options: Options) -> str:
     }
     lines += [f"  {key + ':':<11}{value}" for key, value in values.items() if value not in {None, "", 0}]
     return "\n".join(lines)
+
+
+def _said(declaration: object, keys: Sequence[str]) -> str:
+    """Give what a declaration says of some keys, in one line."""
+    values = declaration if isinstance(declaration, dict) else {}
+    return ", ".join(f"{key} {_word(values[key])}".rstrip() for key in keys if key in values)
+
+
+def _word(value: object) -> str:
+    return " ".join(_list(value)) if isinstance(value, list) else "" if value is True else str(value)
+
+
+def _restarts(count: object) -> str:
+    return f" (restarted {count} time{'' if count == 1 else 's'})" if count else ""
 
 
 def _storage(machine: Mapping[str, object]) -> str:

@@ -18,11 +18,18 @@ VERBS = {
     "disable": ("life", "No longer start machines at boot"),
     "shell": ("enter", "Open a shell in a machine"),
     "exec": ("enter", "Run a command in a machine; its exit status is machctl's"),
-    "logs": ("enter", "Show a machine's journal"),
+    "logs": ("logs", "Show the journals of machines, merged by time"),
     "list": ("look", "List machines"),
     "status": ("look", "Show how machines are doing"),
     "show": ("look", "Show all that is known of machines, for programs"),
+    "health": ("health", "Show whether machines do their work, and what their last probes said"),
+    "wait": ("health", "Wait until machines run, are healthy, are stopped or have an address"),
+    "probe": ("health", ""),
     "cat": ("look", "Show the files that were rendered for a machine"),
+    "top": ("watch", "Show what machines use, as it changes"),
+    "stats": ("watch", "Show what machines use, for programs too"),
+    "events": ("events", "Show what happened to machines, and what happens"),
+    "metrics": ("watch", "Print what machines use for Prometheus"),
     "set": ("change", "Change limits of a machine, now and for good"),
     "publish": ("publish", "Let ports of a machine answer on the host, and start it by them"),
     "unpublish": ("publish", "Let ports of a machine answer no more"),
@@ -32,9 +39,10 @@ VERBS = {
     "rename": ("copies", "Call a machine by another name"),
     "snapshot": ("snapshot", "Keep how machines are: create, ls, rm, diff"),
     "restore": ("copies", "Let a machine be what it was"),
-    "diff": ("copies", "Show what changed in a machine"),
+    "diff": ("copies", "Show what changed in a machine, or what of the fleet differs from the files"),
     "run": ("run", "Run a command in a machine that is gone when it ends"),
     "cp": ("copy", "Copy files into a machine or out of it"),
+    "update": ("update", "Upgrade the packages of machines, and take it back where they then do not do their work"),
     "export": ("transfer", "Write a machine into an archive"),
     "import": ("transfer", "Make a machine of an archive"),
     "image": ("image", "Manage what machines are made of: ls, show, pull, build, rm, prune, refresh, import, export"),
@@ -44,12 +52,22 @@ VERBS = {
     "net": ("net", "Links of machines: ls, attach, detach"),
     "ip": ("net", "Show addresses of machines by their links"),
     "apply": ("fleet", "Make the host what is declared"),
+    "check": ("fleetfile", "Check declaration files, and say all that is wrong with them"),
+    "schema": ("fleetfile", "Print the JSON Schema of declaration files, for editors"),
+    "fleet": ("fleetfile", "Begin a fleet: init"),
+    "secret": ("secret", "Keep secrets that machines are given: set, ls, rm"),
+    "rollout": ("rollout", "Make machines what is declared with no moment without answers; status, undo"),
+    "down": ("fleet", "Stop the fleet, each machine before those it comes after"),
     "gc": ("fleet", "Clean up after interrupted runs"),
+    "adopt": ("adopt", "Take over machines made by hand, or described for jailmaker, LXC or compose"),
+    "eject": ("adopt", "Leave machines to systemd alone, with plain units and files"),
     "doctor": ("doctor", "Check what machines need of this host, or the network of one machine hop by hop"),
     "version": ("host", "Show the version"),
     "completion": ("host", "Print the completion script of a shell"),
     "bridge": ("bridge", ""),
     "firewall": ("firewall", ""),
+    "after": ("after", ""),
+    "resume": ("fleet", ""),
 }
 ALIASES = {
     "ls": "list",
@@ -61,8 +79,8 @@ ALIASES = {
     "init": "create",
     "kill": "terminate",
 }
-HIDDEN = {"bridge", "firewall"}
-GROUPS = {"snapshot", "image", "pool", "network", "net"}
+HIDDEN = {"bridge", "firewall", "after", "resume", "probe"}
+GROUPS = {"snapshot", "image", "pool", "network", "net", "fleet", "secret"}
 # Verbs whose functions would otherwise be called like something of Python's.
 _SUFFIXED = {"list", "set", "exec", "import", "run"}
 

@@ -12,10 +12,13 @@ from machines.host import files, guest
 from machines.host.storage import pool
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from machines.host import interfaces
     from machines.host.bus.systemd1 import SystemdManager
     from machines.model.difference import Contents
     from machines.model.limits import Limits
+    from machines.operations.usage import Meters
 
 
 class RealHost:
@@ -24,6 +27,13 @@ class RealHost:
     files: interfaces.Files = files
     guests: interfaces.Guests = guest
     pool: interfaces.Pool = pool
+
+    @cached_property
+    def declarations(self) -> tuple[str, ...]:
+        """The files that say what is declared, or patterns of them."""
+        from machines.declare.fleet import DECLARATIONS
+
+        return DECLARATIONS
 
     @cached_property
     def storage(self) -> interfaces.Storage:
@@ -45,6 +55,27 @@ class RealHost:
         from machines.host import facts
 
         return facts
+
+    @cached_property
+    def meters(self) -> Meters:
+        """What machines use."""
+        from machines.host import meters
+
+        return meters
+
+    @cached_property
+    def secrets(self) -> interfaces.Secrets:
+        """What machines are given in secret."""
+        from machines.host import secrets
+
+        return secrets
+
+    @cached_property
+    def upkeep(self) -> interfaces.Upkeep:
+        """What updates of machines need."""
+        from machines.host import upkeep
+
+        return upkeep
 
     @cached_property
     def hosts(self) -> interfaces.Hosts:
@@ -136,6 +167,18 @@ class RealHost:
 
         return read_contents(root, shift=shift)
 
+    def prober(self) -> interfaces.Prober:
+        """Give what probes machines."""
+        from machines.host.probing import Prober
+
+        return Prober()
+
+    def watch(self, unit: str) -> AbstractContextManager[interfaces.Events]:
+        """Give the events of a machine's unit and of its health."""
+        from machines.host.watching import Events
+
+        return Events(unit)
+
     def source(self, kind: str) -> interfaces.SourceMaker:
         """Give what makes trees of a kind of source."""
         from machines.host.sources.registry import source_maker
@@ -169,21 +212,27 @@ class Units:
             "cpu_seconds": details.cpu_nsec / 1e9 if details.cpu_nsec is not None else None,
             "tasks": details.tasks,
             "result": details.result,
+            "restarts": details.restarts,
         }
 
     def set_limits(self, unit: str, limits: Limits) -> None:
         """Give a running unit other limits."""
-        self._manager.set_limits(unit, memory=limits.memory, cpus=limits.cpus)
+        self._manager.set_limits(unit, limits)
 
-    def needs_reload(self, unit: str) -> bool:
-        """Tell whether systemd has read the files of a unit as they are."""
+    def changed(self, units: Mapping[str, str]) -> frozenset[str]:
+        """Give the units whose files systemd has not read as they are."""
         from machines.host.bus.systemd1 import UNIT
+        from machines.host.loaded import changed_units
 
-        return bool(self._manager.unit_property(unit, UNIT, "NeedDaemonReload", "b"))
+        return changed_units(units, lambda unit: bool(self._manager.unit_property(unit, UNIT, "NeedDaemonReload", "b")))
 
     def start(self, unit: str) -> str:
         """Dispatch a job that starts a unit."""
         return self._manager.start(unit)
+
+    def dispatch(self, verb: str, unit: str) -> None:
+        """Dispatch a job that starts, stops or restarts a unit."""
+        self._manager.dispatch(verb, unit)
 
     def wait_active(self, wanted: Mapping[str, bool], *, timeout: float) -> bool:
         """Wait until units are active, or are not."""
@@ -208,12 +257,10 @@ class Units:
     def enable(self, units: Sequence[str]) -> None:
         """Make units start at boot."""
         self._manager.enable(units)
-        self._manager.reload()
 
     def disable(self, units: Sequence[str]) -> None:
         """Undo enable()."""
         self._manager.disable(units)
-        self._manager.reload()
 
     def reload(self) -> None:
         """Have unit files read again."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from machines.model.frozen import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from typer import Context as Context
 
@@ -41,6 +41,12 @@ def Option(default: Any, *names: str, **settings: Any) -> Any:
 def Argument(default: Any, **settings: Any) -> Any:
     """Declare an argument, as typer.Argument does."""
     return Declared("Argument", default, (), settings)
+
+
+def bare(command: Sequence[str] | None) -> list[str]:
+    """Give the words of a command that is passed on, without the "--" that may stand before it."""
+    words = [*(command or [])]
+    return words[1:] if words[:1] == ["--"] else words
 
 
 def for_typer(function: Callable[..., object]) -> Callable[..., object]:

@@ -3,21 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from machines.declare import values
-from machines.declare.links import check_links, links_of, parse_bridge, parse_link, parse_mode
+from machines.declare.keys import IMAGE_KEYS
+from machines.declare.links import check_links
+from machines.declare.machine import read_keys, read_machine
 from machines.declare.ports import check_ports
-from machines.declare.reader import Table
+from machines.declare.reader import Table, located, not_toml
 from machines.declare.toml import parse_toml
-from machines.errors import InvalidFile, InvalidValue, MachctlError
+from machines.errors import InvalidValue, MachctlError
 from machines.model.base import STALE_AFTER_DAYS
+from machines.model.frozen import NamedTuple
 from machines.model.machine import Machine
 from machines.model.names import check_new_name
-from machines.model.source import Source, parse_source
+
+if TYPE_CHECKING:
+    from machines.declare.profiles import Below
 
 FLEET_FILE = "/etc/machctl/fleet.toml"
 FLEET_DIRECTORY = "/etc/machctl/fleet.d"
+DECLARATIONS = (FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml")
+
+TABLES = ("machines", "defaults", "profiles", "networks", "images")
+
+
+def is_layered(files: Mapping[str, str]) -> bool:
+    """Tell whether declaration files can have anything that machines inherit."""
+    return any("defaults" in text or "profiles" in text for text in files.values())
 
 
 def own_file(name: str) -> str:
@@ -30,29 +43,99 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
 
     A machine with an error in it is left out of the first and named in the second.
     """
-    machines: dict[str, Machine] = {}
+    fleet = read_fleet(files)
+    return fleet.machines, fleet.errors
+
+
+class Fleet(NamedTuple):
+    """Declaration files, read: machines by name, all that is wrong, and of that what each machine left out has."""
+
+    machines: dict[str, Machine]
+    errors: list[MachctlError]
+    broken: dict[str, list[MachctlError]]
+
+    def wrong_with(self, name: str) -> list[MachctlError]:
+        """Give why a machine is not among the machines; nothing if it is just not declared."""
+        own = f"{own_file(name)}:"
+        return self.broken.get(name) or [error for error in self.errors if error.message.startswith(own)]
+
+
+def read_fleet(files: Mapping[str, str]) -> Fleet:
+    """Read declaration files, path to text."""
     errors: list[MachctlError] = []
-    for file in sorted(files):
-        try:
-            content = parse_toml(files[file])
-        except ValueError as error:
-            errors.append(InvalidFile(f"{file}: {error}", hint="the file has to be TOML: https://toml.io"))
-            continue
-        top = Table(content, file=file, path="", errors=errors)
-        _stale_after(top)
+    tops = _tops(files, errors)
+    below = None
+    if any("defaults" in top.values or "profiles" in top.values for top in tops):
+        from machines.declare.profiles import Below
+
+        below = Below()
+        for top in tops:
+            below.add(top)
+        below.check(errors)
+    reading = _Reading(below, braces=any("{" in text or "}" in text for text in files.values()))
+    for top in tops:
+        if "images" in top.values:
+            _stale_after(top)
         if "networks" in top.values:
             from machines.declare.networks import read_networks
 
             read_networks(top)
         for name, table in top.tables("machines"):
-            before = len(errors)
-            machine = _machine(name, table)
-            if name in machines:
-                table.fail("", f"is declared in {machines[name].origin} as well", hint="keep one of the two")
-            elif machine and len(errors) == before:
-                machines[name] = machine
-        top.finish()
-    return machines, errors
+            reading.take(name, table)
+        top.finish(TABLES)
+    machines = reading.machines
+    if any(machine.after for machine in machines.values()):
+        from machines.declare.after import check_order, with_groups
+
+        machines = with_groups(machines)
+        errors += check_order(machines)
+    if not errors:
+        return Fleet(machines, [], {})
+    broken = {name: located(wrong, files) for name, wrong in reading.broken.items()}
+    return Fleet(machines, located(errors, files), broken)
+
+
+def _tops(files: Mapping[str, str], errors: list[MachctlError]) -> list[Table]:
+    found = []
+    for file in sorted(files):
+        try:
+            found.append(Table(parse_toml(files[file]), file=file, path="", errors=errors))
+        except ValueError as error:
+            errors.append(not_toml(file, error))
+    return found
+
+
+class _Reading:
+    """Machines as they are found, file by file."""
+
+    def __init__(self, below: Below | None, *, braces: bool) -> None:
+        self.machines: dict[str, Machine] = {}
+        self.broken: dict[str, list[MachctlError]] = {}
+        self._below = below
+        self._braces = braces
+
+    def take(self, name: str, table: Table) -> None:
+        """Read the machine, or the replicas, of a table."""
+        if not (self._below or self._braces or "replicas" in table.values or "profiles" in table.values):
+            self._keep(name, table, "", len(table.errors))
+            return
+        from machines.declare.replicas import Expansion
+
+        found = Expansion(name, table, self._below)
+        for index, each in enumerate(found.names):
+            before = len(table.errors)
+            self._keep(each, found.filled(index), found.group, before, found.wrong)
+            found.once(before)
+
+    def _keep(self, name: str, table: Table, group: str, before: int, wrong: Sequence[MachctlError] = ()) -> None:
+        machine = _machine(name, table, group)
+        if name in self.machines:
+            table.fail("", f"is declared in {self.machines[name].origin} as well", hint="keep one of the two")
+        found = [*wrong, *table.errors[before:]]
+        if machine and not found:
+            self.machines[name] = machine
+        else:
+            self.broken.setdefault(name, []).extend(found)
 
 
 def parse_stale_after(files: Mapping[str, str]) -> float:
@@ -72,55 +155,20 @@ def parse_stale_after(files: Mapping[str, str]) -> float:
 
 def _stale_after(top: Table) -> float | None:
     images = top.table("images")
-    days = images.number("stale-after", values.parse_days, None)
-    images.finish()
-    return days
+    said = read_keys(images, IMAGE_KEYS, object)
+    images.finish([key.name for key in IMAGE_KEYS])
+    return said.get("stale_after")
 
 
-def _machine(name: str, table: Table) -> Machine | None:
+def _machine(name: str, table: Table, group: str) -> Machine | None:
     try:
         check_new_name(name)
     except MachctlError as error:
         table.fail("", error.message, error.hint)
         return None
-    mirror = table.text("mirror", values.parse_mirror, None)
-    mode = table.text("network", parse_mode, "private")
-    source = table.text("source", lambda text: parse_source(text, any_suite=mirror is not None), None)
-    if source is None and "source" not in table.values:
-        table.fail("source", "is missing", hint='source = "debian:trixie"')
-    if source is not None and source.kind == "machine":
-        table.fail("source", f"{source} cannot be declared", f"copy it: machctl clone {source.reference} {name}")
-    machine = Machine(
-        name=name,
-        source=source or Source("debian", "trixie"),
-        origin=table.file,
-        network=mode,
-        links=links_of(table.texts("bridges", parse_bridge, None), table.texts("links", parse_link, None), mode=mode),
-        publish=table.texts("publish", values.parse_publish),
-        isolated=table.flag("isolated", default=False),
-        egress=table.texts("egress", values.parse_egress, None),
-        on_demand=table.flag("on-demand", default=False),
-        idle_stop=table.number("idle-stop", values.parse_duration, None),
-        binds=table.texts("binds", values.parse_bind),
-        packages=table.texts("packages", values.parse_package),
-        mirror=mirror,
-        variant=table.text("variant", values.parse_variant, "minbase"),
-        bootstrapper=table.text("bootstrapper", values.parse_bootstrapper, "auto"),
-        keyring=table.text("keyring", values.parse_keyring, None),
-        checksum=table.text("checksum", values.parse_checksum, None),
-        insecure=table.flag("insecure", default=False),
-        storage=table.text("storage", values.parse_storage, "auto"),
-        disk=table.number("disk", values.parse_disk, None),
-        ephemeral=table.flag("ephemeral", default=False),
-        memory=table.number("memory", values.parse_memory, None),
-        cpus=table.number("cpus", values.parse_cpus, None),
-        hostname=table.text("hostname", values.parse_hostname, None),
-        ssh_keys=table.texts("ssh-keys", values.parse_ssh_key),
-        autostart=table.flag("autostart", default=False),
-    )
+    machine = read_machine(name, table, group=group)
     for wrong in check_machine(machine):
         table.fail("", wrong.message, wrong.hint)
-    table.finish()
     return machine
 
 
@@ -132,7 +180,19 @@ def check_machine(machine: Machine) -> list[MachctlError]:
     found = [bind.destination for bind in machine.binds]
     for value in sorted({value for value in found if found.count(value) > 1}):
         errors.append(InvalidValue(f"bind {value} of {machine.name} is given twice", hint="leave one out"))
+    if machine.has_settings:
+        from machines.declare.runtime import check_settings
+
+        errors += check_settings(machine)
     errors += _check_source(machine)
+    if machine.environment or machine.secrets:
+        from machines.declare.environment import check_given
+
+        errors += check_given(machine)
+    if machine.after:
+        from machines.declare.after import check_after
+
+        errors += check_after(machine)
     return errors
 
 

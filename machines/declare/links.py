@@ -15,7 +15,7 @@ from machines.model.names import IFNAMSIZ, check_link_name
 MODES = ("private", "host", "none")
 FORM = "write KIND:TARGET and options, as in zone:lab, veth or macvlan:eth0,ip=192.0.2.5/24,mac=02:00:00:00:00:05"
 _OPTIONS = "vlan=, ip=, gw=, mac= and name="
-_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+_MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
 OUTSIDE = ("macvlan", "ipvlan", "interface")
 """Kinds of links whose packets do not pass the host's own rules."""
 ZONE_MAX = IFNAMSIZ - len("vz-")
@@ -138,7 +138,7 @@ def _vlan(word: str, text: str) -> int:
 
 def _mac(word: str, text: str) -> str:
     mac = word.lower().replace("-", ":")
-    if not _MAC.fullmatch(mac):
+    if not re.fullmatch(_MAC, mac):
         raise InvalidValue(f"link {text!r}: {word!r} is not a MAC address", hint="write six bytes: 02:00:00:00:00:05")
     # The lowest bit of the first byte says that it is a group's (IEEE 802), which no link may have.
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":

@@ -8,8 +8,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from machines.declare.reader import Table
-from machines.errors import InvalidFile, InvalidValue, MachctlError
+from machines.declare.keys import NETWORK_KEYS
+from machines.declare.machine import read_keys
+from machines.declare.reader import Table, WrongKey, located, not_toml
+from machines.declare.toml import parse_toml
+from machines.declare.values import parse_whole
+from machines.errors import InvalidValue, MachctlError
 from machines.model.names import check_link_name
 from machines.model.network import MODES, PREFIXES, DeclaredNetwork
 
@@ -33,25 +37,19 @@ def parse_networks(files: Mapping[str, str]) -> tuple[dict[str, DeclaredNetwork]
     for file in sorted(files):
         if "networks" not in files[file]:
             continue
-        import tomllib
-
         try:
-            content = tomllib.loads(files[file])
-        except tomllib.TOMLDecodeError as error:
-            errors.append(InvalidFile(f"{file}: {error}", hint="the file has to be TOML: https://toml.io"))
+            content = parse_toml(files[file])
+        except ValueError as error:
+            errors.append(not_toml(file, error))
             continue
         top = Table(content, file=file, path="", errors=errors)
         for name, network in read_networks(top).items():
             if name in found:
-                errors.append(
-                    InvalidFile(
-                        f"{file}: networks.{name}: is declared in {found[name].origin} as well",
-                        hint="keep one of the two",
-                    )
-                )
+                said = f"is declared in {found[name].origin} as well"
+                errors.append(WrongKey(file, f"networks.{name}", said, "keep one of the two"))
             else:
                 found[name] = network
-    return found, errors
+    return found, located(errors, files) if errors else []
 
 
 def read_networks(top: Table) -> dict[str, DeclaredNetwork]:
@@ -69,16 +67,9 @@ def _network(name: str, table: Table) -> DeclaredNetwork:
     network = DeclaredNetwork(
         name=name,
         origin=table.file,
-        mode=table.text("mode", parse_mode, "nat"),
-        subnet=table.text("subnet", parse_subnet, None),
-        ipv6=table.flag("ipv6", default=True),
-        subnet6=table.text("subnet6", parse_subnet6, None),
-        dhcp=table.flag("dhcp", default=True),
-        dns=table.flag("dns", default=True),
-        mtu=table.number("mtu", parse_mtu, None),
-        reach=table.texts("reach", check_network_name),
+        **read_keys(table, NETWORK_KEYS, DeclaredNetwork),
     )
-    table.finish()
+    table.finish([key.name for key in NETWORK_KEYS])
     for error in check_network(network):
         table.fail("", error.message, error.hint)
     return network
@@ -161,9 +152,8 @@ def _subnet(text: str, kind: Callable[..., T], form: str) -> T:
 
 def parse_mtu(text: str) -> int:
     """Read the size of the greatest packet in bytes. Raises InvalidValue."""
-    if not text.isascii() or not text.isdigit() or not _MTU_MIN <= int(text) <= _MTU_MAX:
-        raise InvalidValue(f"{text!r} is not an MTU", hint=f"a number between {_MTU_MIN} and {_MTU_MAX}, as in 1500")
-    return int(text)
+    hint = f"a number between {_MTU_MIN} and {_MTU_MAX}, as in 1500"
+    return parse_whole(text, _MTU_MIN, _MTU_MAX, what="an MTU", hint=hint)
 
 
 def write_network(network: DeclaredNetwork) -> str:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from machines.errors import InvalidValue, MachctlError
-from machines.model.machine import Machine
+from machines.model.machine import Machine, Publish
 
 PRIVILEGED = 1024
 PLACED = ("bridge", "zone", "veth")
@@ -42,6 +44,24 @@ def check_ports(machine: Machine) -> list[MachctlError]:
             )
         )
     return errors + _check_restricted(machine)
+
+
+def check_together(machines: Mapping[str, Machine]) -> list[tuple[Machine, str, str]]:
+    """Give machines that publish a port of another one in the same files, what is wrong and the remedy."""
+    found: list[tuple[Machine, str, str]] = []
+    taken: list[tuple[Machine, Publish]] = []
+    for machine in machines.values():
+        for port in machine.publish:
+            other = next((one for one, theirs in taken if one is not machine and port.collides(theirs)), None)
+            if other is not None and other.group and other.group == machine.group:
+                if not any(each.group == machine.group for each, _, _ in found):
+                    hint = 'give each its own: publish = ["808{index}:80"]'
+                    found.append((machine, f"port {port} cannot be that of all replicas", hint))
+            elif other is not None:
+                said = f"port {port} of {machine.name} is one of {other.name}, declared in {other.origin}"
+                found.append((machine, said, "publish another port of the host"))
+            taken.append((machine, port))
+    return found
 
 
 def can_wake(machine: Machine) -> bool:

@@ -16,6 +16,7 @@ MEMORY_MIN = 16 * 1024 * 1024
 DISK_MIN = 256 * 1024 * 1024
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _PROTOCOLS = ("tcp", "udp")
+_MAPPINGS = ("idmap", "noidmap", "rootidmap")
 _SECONDS = {"s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Fedora's names have capitals and underscores, Arch's an @ here and there.
 _PACKAGE = r"[A-Za-z0-9][A-Za-z0-9+._@-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+~:-]+)?"
@@ -26,7 +27,7 @@ def parse_memory(text: str) -> int:
 
     Raises InvalidValue; less than 16 MiB is refused, as no system boots in it.
     """
-    size = _size(text, "memory")
+    size = parse_size(text, "memory")
     if size < MEMORY_MIN:
         raise InvalidValue(
             f"memory {text!r} is {size} bytes; a machine needs at least 16M",
@@ -35,7 +36,8 @@ def parse_memory(text: str) -> int:
     return size
 
 
-def _size(text: str, what: str) -> int:
+def parse_size(text: str, what: str) -> int:
+    """Read an amount such as ``512M`` in bytes (powers of 1024). Raises InvalidValue, which says of ``what``."""
     match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,9})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise InvalidValue(f"{text!r} is not an amount of {what}", hint="write a number and a unit: 512M, 2G")
@@ -43,6 +45,13 @@ def _size(text: str, what: str) -> int:
     if size >= 2**63:
         raise InvalidValue(f"{what} {text!r} is more than any host has", hint="512M, 2G")
     return size
+
+
+def parse_whole(text: str, least: int, most: int, *, what: str, hint: str) -> int:
+    """Read a whole number from ``least`` to ``most``. Raises InvalidValue, which says that it is not ``what``."""
+    if not re.fullmatch(rf"[0-9]{{1,{len(str(most))}}}", text) or not least <= int(text) <= most:
+        raise InvalidValue(f"{text!r} is not {what}", hint=hint)
+    return int(text)
 
 
 def parse_cpus(text: str) -> float:
@@ -90,11 +99,6 @@ def parse_egress(text: str) -> Egress:
     return Egress(first, last, protocol or "tcp")
 
 
-def parse_egress_list(text: str) -> tuple[Egress, ...]:
-    """Read what a machine may reach, ports with commas between them, or ``none``. Raises InvalidValue."""
-    return () if text == "none" else tuple(parse_egress(word) for word in text.split(","))
-
-
 def parse_flag(text: str) -> bool:
     """Read ``yes`` or ``no``. Raises InvalidValue."""
     if text not in {"yes", "no", "true", "false"}:
@@ -134,14 +138,16 @@ def _address(word: str | None, text: str) -> str | None:
 
 
 def parse_bind(text: str) -> Bind:
-    """Read ``SRC:DST[:ro]``; both paths are absolute. Raises InvalidValue."""
+    """Read ``SRC:DST[:ro][,idmap|noidmap|rootidmap]``; both paths are absolute. Raises InvalidValue."""
     words = text.split(":")
-    form = "write SRC:DST or SRC:DST:ro, both absolute, as in /srv/www:/var/www:ro"
-    mode = words.pop() if len(words) == 3 else "rw"
-    if len(words) != 2 or mode not in {"ro", "rw"}:
+    form = "write SRC:DST or SRC:DST:ro, both absolute, as in /srv/www:/var/www:ro; an option may follow: ro,noidmap"
+    options = [word for words in words[2:] for word in words.split(",")]
+    mode = [word for word in options if word in {"ro", "rw"}]
+    mapping = [word for word in options if word in _MAPPINGS]
+    if len(words) < 2 or len(words) > 4 or len(mode) > 1 or len(mapping) > 1 or len(options) > len(mode + mapping):
         raise InvalidValue(f"{text!r} is not a bind", hint=form)
-    source, destination = words
-    for path in words:
+    source, destination = words[:2]
+    for path in (source, destination):
         # systemd.nspawn(5) settings are lines, trimmed at both ends; a path that is not one line cannot stand in them.
         if not path.startswith("/") or path != path.strip() or not path.isprintable():
             raise InvalidValue(f"bind {text!r}: {path!r} is not an absolute path", hint=form)
@@ -151,7 +157,7 @@ def parse_bind(text: str) -> Bind:
     source, destination = (posixpath.normpath("/" + path.lstrip("/")) for path in (source, destination))
     if destination == "/":
         raise InvalidValue(f"bind {text!r} would cover the machine's whole tree", hint=form)
-    return Bind(source, destination, mode == "ro")
+    return Bind(source, destination, mode == ["ro"], mapping[0] if mapping else "")
 
 
 def parse_package(text: str) -> str:
@@ -213,7 +219,7 @@ def parse_storage(text: str) -> str:
 
 def parse_disk(text: str) -> int:
     """Read an amount of disk such as ``10G`` in bytes (powers of 1024). Raises InvalidValue."""
-    size = _size(text, "disk")
+    size = parse_size(text, "disk")
     if size < DISK_MIN:
         raise InvalidValue(f"disk {text!r} is {size} bytes; a tree needs at least 256M", hint="write the unit too: 10G")
     return size
@@ -274,3 +280,9 @@ def format_duration(seconds: int) -> str:
 def format_cpus(cpus: float) -> str:
     """Give a number of processors without a needless fraction."""
     return f"{cpus:.2f}".rstrip("0").rstrip(".")
+
+
+def write_cpus(cpus: float) -> int | float:
+    """Give a number of processors as a file has it."""
+    text = format_cpus(cpus)
+    return int(text) if text.isdigit() else float(text)

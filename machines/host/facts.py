@@ -10,18 +10,16 @@ from collections.abc import Iterable
 
 from machines.host.files import read_text
 from machines.host.guest import read_file
+from machines.host.limits import limits as limits
 from machines.host.matching import matching
-from machines.host.storage.pool import filesystem_of
 from machines.host.sysctl import forward_ipv6 as forward_ipv6
 from machines.host.sysctl import ipv6_enabled as ipv6_enabled
 from machines.host.sysctl import set_sysctl as set_sysctl
 from machines.host.sysctl import sysctl as sysctl
-from machines.model.limits import Limits
 from machines.model.observed import Link, Listener
+from machines.model.settings import Node
 from machines.model.tree import Tree
 
-# Kernel: file systems with FS_ALLOW_IDMAP that people bind from.
-_IDMAP_FILESYSTEMS = {"btrfs", "ext4", "f2fs", "tmpfs", "vfat", "xfs"}
 # TCP_LISTEN and TCP_CLOSE, which a UDP socket is in that is not connected (include/net/tcp_states.h).
 _LISTEN = {"tcp": "0A", "udp": "07"}
 
@@ -128,13 +126,13 @@ def parse_listeners(text: str, protocol: str = "tcp") -> tuple[Listener, ...]:
     return tuple(sorted(found, key=lambda listener: (listener.port, listener.address)))
 
 
-def listeners() -> tuple[Listener, ...]:
-    """Give the TCP and UDP sockets of the host that listen."""
+def listeners(leader: int | None = None) -> tuple[Listener, ...]:
+    """Give the TCP and UDP sockets that listen: the host's, or those in the network of the process ``leader``."""
     return tuple(
         listener
         for protocol in ("tcp", "udp")
         for version in ("", "6")
-        for listener in parse_listeners(read_text(f"/proc/net/{protocol}{version}") or "", protocol)
+        for listener in parse_listeners(read_text(f"/proc/{leader or 'self'}/net/{protocol}{version}") or "", protocol)
     )
 
 
@@ -202,9 +200,24 @@ def ipv6_loopback() -> bool:
     return any(line.endswith(" lo") for line in (read_text("/proc/net/if_inet6") or "").splitlines())
 
 
-def idmap_paths(paths: Iterable[str]) -> frozenset[str]:
-    """Give those of ``paths`` whose file system can be mounted with another owner (mount_setattr(2))."""
-    return frozenset(path for path in paths if filesystem_of(path) in _IDMAP_FILESYSTEMS)
+def unmapped(paths: Iterable[str], *, nodes: bool = False) -> dict[str, str]:
+    """Give those of ``paths`` that a machine cannot be shown with its own owners, and why (idmap.reasons())."""
+    paths = tuple(paths)
+    if not paths:
+        return {}
+    from machines.host.idmap import reasons
+
+    return reasons(paths, nodes=nodes)
+
+
+def devices(paths: Iterable[str]) -> dict[str, Node]:
+    """Give what there is at the places of devices (devices.devices())."""
+    paths = tuple(paths)
+    if not paths:
+        return {}
+    from machines.host.devices import devices as look
+
+    return look(paths)
 
 
 def enabled_machines() -> dict[str, bool]:
@@ -215,13 +228,6 @@ def enabled_machines() -> dict[str, bool]:
     return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
 
 
-def limits(unit: str) -> Limits | None:
-    """Give the limits in force for a machine's unit, None where the host has no such controllers (cgroups(7))."""
-    directory = f"/sys/fs/cgroup/machine.slice/{unit}"
-    memory, cpu = read_text(f"{directory}/memory.max"), read_text(f"{directory}/cpu.max")
-    return parse_limits(memory, cpu) if memory and cpu else None
-
-
 def frozen_machines() -> dict[str, str]:
     """Give the machines that are held still, name to unit (cgroup.freeze in cgroups(7))."""
     found = {}
@@ -230,14 +236,6 @@ def frozen_machines() -> dict[str, str]:
             unit = path.split("/")[-2]
             found[unit.removeprefix("systemd-nspawn@").removesuffix(".service")] = unit
     return found
-
-
-def parse_limits(memory: str, cpu: str) -> Limits:
-    """Read memory.max and cpu.max (Documentation/admin-guide/cgroup-v2.rst)."""
-    quota, period = cpu.split()
-    return Limits(
-        None if memory.strip() == "max" else int(memory), None if quota == "max" else round(int(quota) / int(period), 2)
-    )
 
 
 def journal_links(trees: Iterable[Tree]) -> dict[str, str]:

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The only importer of pyroute2: making and removing bridges, and waiting for links and addresses."""
+"""The only importer of pyroute2: making and removing bridges, waiting for links and addresses, and ending flows."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from machines.errors import MachctlError, NotRunning, TimedOut
 from machines.host.netns import in_namespace
 from machines.host.sysctl import set_sysctl
+from machines.model.flow import Flow
 
 # rtnetlink(7)
 _RTMGRP_LINK = 0x1
@@ -23,6 +26,22 @@ _RTMGRP_IPV6_IFADDR = 0x100
 _EUI64, _NONE = 0, 1
 _IFA_F_NODAD = 0x02
 _RT_SCOPE_UNIVERSE = 0
+_RTN_LOCAL = 2
+
+_FAMILIES = {"ip": socket.AF_INET, "ip6": socket.AF_INET6}
+# A dump of nfnetlink_conntrack.h, and what it is to be of: CTA_FILTER and the flags of its kernel side are in
+# net/netfilter/nf_conntrack_netlink.c.
+_NETLINK_NETFILTER = 12
+_CT_GET = 1 << 8 | 1
+_REQUEST_DUMP = 0x301
+_NLMSG_DONE = 3
+_NESTED = 0x8000
+_TUPLE_ORIG, _FILTER = 1, 25
+_TUPLE_PROTO, _PROTO_NUM, _PROTO_DST_PORT = 2, 1, 3
+_ORIG_FLAGS, _BY_PROTO, _BY_DST_PORT = 1, 1 << 3, 1 << 5
+# For more ports at once the kernel is asked for all flows of UDP, once: each time it goes through all of its table,
+# which takes it 10 ms.
+_SINGLE_PORTS = 4
 
 
 def make_bridge(name: str, addresses: Sequence[str], *, mtu: int | None = None) -> None:
@@ -38,6 +57,9 @@ def make_bridge(name: str, addresses: Sequence[str], *, mtu: int | None = None) 
             if not route.link_lookup(ifname=name):
                 route.link("add", ifname=name, kind="bridge")
             index = route.link_lookup(ifname=name)[0]
+            # Once it is said it stays. Else it is the lowest of the ports', and changes with machines that come and go:
+            # those that know the gateway by the last one would send to nobody (net/bridge/br_stp_if.c).
+            route.link("set", index=index, address=route.get_links(index)[0].get_attr("IFLA_ADDRESS"))
             # Before it is up: a machine must not be able to give the host a default route.
             set_sysctl(f"net/ipv6/conf/{name}/accept_ra", 0)
             # The kernel looks for a machine that a packet is passed on to with its link-local address, and at once.
@@ -117,3 +139,99 @@ def notifications(namespace: str | None) -> socket.socket:
         return in_namespace(namespace, open_socket)
     except OSError as error:
         raise NotRunning(f"network namespace {namespace} is gone", hint="machctl list") from error
+
+
+def drop_flows(ports: Mapping[str, Collection[int]], stale: Callable[[Flow], bool]) -> None:
+    """Have the kernel forget the flows of UDP that are ``stale`` among those that ask ``ports``, by family (ip, ip6).
+
+    The next packet of one begins a new flow. Raises MachctlError with the kernel's reason.
+    """
+    asked = {_FAMILIES[name]: wanted for name, wanted in ports.items() if _is_asked(_FAMILIES[name], wanted)}
+    if not asked:
+        return
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        for family, wanted in asked.items():
+            _drop_flows(family, wanted, stale)
+    except (NetlinkError, OSError) as error:
+        code = error.code if isinstance(error, NetlinkError) else error.errno
+        raise MachctlError(
+            f"flows of UDP were not ended: {os.strerror(code or 0)}", hint="conntrack -D -p udp ends all of them"
+        ) from error
+
+
+def _is_asked(family: int, ports: Collection[int]) -> bool:
+    """Tell whether there is a flow of UDP that asks one of these ports; or any port, where they are many.
+
+    Mostly there is none, and that is known before pyroute2 is imported.
+    """
+    # Where it cannot be known, pyroute2 says why.
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as tracked,
+    ):
+        for port in _each(ports):
+            proto, flags = _attribute(_PROTO_NUM, bytes([socket.IPPROTO_UDP])), _BY_PROTO
+            if port is not None:
+                proto, flags = proto + _attribute(_PROTO_DST_PORT, struct.pack("!H", port)), flags | _BY_DST_PORT
+            wanted = _attribute(_TUPLE_ORIG | _NESTED, _attribute(_TUPLE_PROTO | _NESTED, proto))
+            wanted += _attribute(_FILTER | _NESTED, _attribute(_ORIG_FLAGS, struct.pack("=I", flags)))
+            head = struct.pack("=IHHIIBBH", 20 + len(wanted), _CT_GET, _REQUEST_DUMP, 0, 0, family, 0, 0)
+            tracked.send(head + wanted)
+            # Whatever it says but that this is all.
+            if struct.unpack_from("=H", tracked.recv(65536), 4)[0] != _NLMSG_DONE:
+                return True
+        return False
+    return True
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _each(ports: Collection[int]) -> Collection[int | None]:
+    return ports if len(ports) <= _SINGLE_PORTS else (None,)
+
+
+def _drop_flows(family: int, asked: Collection[int], stale: Callable[[Flow], bool]) -> None:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
+
+    with NFCTSocket(nfgen_family=family) as tracked, IPRoute() as route:
+        for port in _each(asked):
+            wanted = NFCTAttrTuple(family=family, proto=socket.IPPROTO_UDP, dport=port)
+            for found in list(tracked.dump(tuple_orig=wanted)):
+                way, back = (
+                    NFCTAttrTuple.from_netlink(family, found.get_attr(f"CTA_TUPLE_{each}"))
+                    for each in ("ORIG", "REPLY")
+                )
+                # An older kernel does not choose.
+                if way.proto != socket.IPPROTO_UDP or way.dport not in asked:
+                    continue
+                own = (back.saddr, back.sport) == (way.daddr, way.dport) and _is_local(way.daddr, family, route)
+                if stale(Flow(way.daddr, way.dport, back.saddr, back.sport, own)):
+                    _forget(tracked, way)
+                    # An answer that was under way began a flow of its own, which would lead there as well.
+                    _forget(tracked, back)
+
+
+def _is_local(address: str, family: int, route: Any) -> bool:
+    """Tell whether an address is the host's own, as the "fib" of nft(8) has it."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        return any(found["type"] == _RTN_LOCAL for found in route.route("get", dst=address, family=family))
+    except NetlinkError:
+        return False
+
+
+def _forget(tracked: Any, way: Any) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        tracked.entry("del", tuple_orig=way)
+    except NetlinkError as error:
+        # It ended by itself, or there never was one.
+        if error.code != errno.ENOENT:
+            raise

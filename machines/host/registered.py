@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 
+from machines.host.files import read_text
 from machines.host.guest import read_file, read_plain_file
 from machines.model.frozen import NamedTuple
 
@@ -90,8 +91,9 @@ def parse_assignments(text: str) -> dict[str, str]:
     for line in text.splitlines():
         key, equals, value = line.strip().partition("=")
         if equals and key.isidentifier():
+            value = _unquoted(value)
             # A guest writes these; on a terminal they must stay one plain word.
-            values[key] = "".join(character for character in _unquoted(value) if character.isprintable())
+            values[key] = value if value.isprintable() else "".join(filter(str.isprintable, value))
     return values
 
 
@@ -100,7 +102,7 @@ def addresses(leader: int, *, link_local: bool = False) -> tuple[str, ...]:
 
     A machine that shares the host's network has none of its own.
     """
-    if _shares_network(leader):
+    if shares_network(leader):
         return ()
     four = parse_fib_trie(_read(f"/proc/{leader}/net/fib_trie"))
     six = parse_if_inet6(_read(f"/proc/{leader}/net/if_inet6"))
@@ -156,7 +158,8 @@ def os_release(root: str) -> dict[str, str]:
     return {}
 
 
-def _shares_network(leader: int) -> bool:
+def shares_network(leader: int) -> bool:
+    """Tell whether a process has the host's network."""
     try:
         return os.stat(f"/proc/{leader}/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
     except OSError:
@@ -165,12 +168,16 @@ def _shares_network(leader: int) -> bool:
         return mine == theirs
 
 
+def takes_signal(leader: int, number: int) -> bool:
+    """Tell whether a machine's PID 1 would get a signal: one that it neither catches nor blocks the kernel drops for
+    it (pid_namespaces(7)), as it is until an init that was just executed is that far. One that is gone misses none."""
+    status = _read(f"/proc/{leader}/status")
+    masks = re.findall(r"^Sig(?:Blk|Cgt):\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return not masks or any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
+    return read_text(path) or ""
 
 
 def _number(text: str) -> int:

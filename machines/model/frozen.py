@@ -32,7 +32,11 @@ else:
         def made(cls: Any) -> Any:
             names = dict.fromkeys([*getattr(cls, "_names", ()), *cls.__annotations__])
             cls._names = cls.__match_args__ = tuple(names)
-            cls._defaults = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+            defaults = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+            cls._made = {name: value.make for name, value in defaults.items() if isinstance(value, _New)}
+            # In the order of the names, which is that of what is made of a value's __dict__.
+            cls._blank = {**names, **{name: value for name, value in defaults.items() if name not in cls._made}}
+            cls._needed = names.keys() - defaults.keys()
             cls.__init__ = _init_by_name if kw_only else _init
             cls.__setattr__ = cls.__delattr__ = _refuse
             cls.__eq__, cls.__hash__, cls.__repr__ = _eq, _hash, _repr
@@ -115,18 +119,16 @@ def _init(self: Any, *words: object, **values: object) -> None:
 
 
 def _init_by_name(self: Any, **values: object) -> None:
-    kind = type(self)
-    if unknown := values.keys() - set(kind._names):
-        raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
-    for name in kind._names:
-        if name in values:
-            value = values[name]
-        elif name in kind._defaults:
-            value = kind._defaults[name]
-            value = value.make() if isinstance(value, _New) else value
-        else:
-            raise TypeError(f"{kind.__name__} needs {name}")
-        self.__dict__[name] = value
+    kind, mine = type(self), self.__dict__
+    if not values.keys() >= kind._needed:
+        raise TypeError(f"{kind.__name__} needs {', '.join(sorted(kind._needed - values.keys()))}")
+    mine.update(kind._blank)
+    mine.update(values)
+    for name, make in kind._made.items():
+        if name not in values:
+            mine[name] = make()
+    if len(mine) != len(kind._names):
+        raise TypeError(f"{kind.__name__} has no {', '.join(sorted(values.keys() - set(kind._names)))}")
 
 
 def _values(self: Any) -> tuple[object, ...]:

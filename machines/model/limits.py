@@ -3,21 +3,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from machines.model.frozen import NamedTuple
+
+if TYPE_CHECKING:
+    from machines.model.machine import Machine
 
 _PAGE = 4096
 
+# What systemd-nspawn@.service says of TasksMax=, and the kernel of weights that nobody gave (cgroup-v2.rst).
+TASKS, WEIGHT = 16384, 100
+
+PROPERTIES = {
+    "memory": "MemoryMax", "memory_high": "MemoryHigh", "swap": "MemorySwapMax", "cpus": "CPUQuota",
+    "cpu_weight": "CPUWeight", "io_weight": "IOWeight", "tasks": "TasksMax",
+}  # fmt: skip
+"""What systemd calls them in unit files (systemd.resource-control(5))."""
+
+_WORDS = {
+    "memory": "{} bytes of memory", "memory_high": "{} bytes before it is slowed down", "swap": "{} bytes of swap",
+    "cpus": "{:g} processors", "cpu_weight": "processor weight {}", "io_weight": "io weight {}", "tasks": "{} tasks",
+}  # fmt: skip
+
 
 class Limits(NamedTuple):
-    """``memory`` in bytes, ``cpus`` in processors; None is no limit."""
+    """``memory``, ``memory_high`` and ``swap`` in bytes, ``cpus`` in processors, weights from 1 to 10000, ``tasks``.
 
-    memory: int | None
-    cpus: float | None
+    None is no limit, and of weights and tasks what every machine has.
+    """
 
-    def rounded(self) -> Limits:
-        """Give them as the kernel keeps them: memory in whole pages (cgroup v2, memory.max)."""
-        return Limits(None if self.memory is None else self.memory // _PAGE * _PAGE, self.cpus)
+    memory: int | None = None
+    cpus: float | None = None
+    memory_high: int | None = None
+    swap: int | None = None
+    cpu_weight: int | None = None
+    io_weight: int | None = None
+    tasks: int | None = None
+
+    @classmethod
+    def of(cls, machine: Machine) -> Limits:
+        """Give the limits of a machine as they are declared."""
+        return cls(*(getattr(machine, name) for name in cls._fields))
+
+    def kept(self) -> dict[str, float | None]:
+        """Give them as the kernel keeps them: memory in whole pages, and what holds where nothing is said."""
+        values: dict[str, float | None] = self._asdict()
+        for name in ("memory", "memory_high", "swap"):
+            size = values[name]
+            values[name] = None if size is None else size // _PAGE * _PAGE
+        weights = {name: values[name] or WEIGHT for name in ("cpu_weight", "io_weight")}
+        return {**values, **weights, "tasks": values["tasks"] or TASKS}
+
+    def differing(self, have: Mapping[str, float | None]) -> tuple[str, ...]:
+        """Name the limits of which the kernel says something else; it says nothing where nobody has set one."""
+        return tuple(name for name, value in self.kept().items() if name in have and have[name] != value)
 
     def __str__(self) -> str:
-        memory = "no memory limit" if self.memory is None else f"{self.memory} bytes of memory"
-        return f"{memory} and {'no processor limit' if self.cpus is None else f'{self.cpus:g} processors'}"
+        values = self._asdict()
+        said = [words.format(values[name]) for name, words in _WORDS.items() if values[name] is not None]
+        nothing = [
+            words
+            for name, words in (("memory", "no memory limit"), ("cpus", "no processor limit"))
+            if values[name] is None
+        ]
+        return " and ".join([*said, *nothing])

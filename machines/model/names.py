@@ -17,8 +17,14 @@ IFNAMSIZ = 15
 
 _MACHINE = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 _LINK = r"[A-Za-z0-9_.][A-Za-z0-9_.-]*"
+_KEPT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 REMEDY = "use lower-case letters, digits, '-' and '.', 64 characters at most, a letter or digit at both ends"
+
+
+def is_pattern(word: str) -> bool:
+    """Tell whether a word stands for all that match it (glob(7)), and for no name."""
+    return any(character in word for character in "*?[")
 
 
 def is_machine_name(name: str) -> bool:
@@ -64,9 +70,21 @@ def check_link_name(name: str, what: str = "bridge") -> str:
     return name
 
 
+def check_kept_name(name: str, *, what: str) -> str:
+    """Give ``name`` back if an image or a snapshot (``what``) may be called that. Raises InvalidValue."""
+    if not re.fullmatch(_KEPT, name):
+        raise InvalidValue(f"{name!r} is not the name of {what}", hint="use letters, digits, '-', '_' and '.'")
+    return name
+
+
 def machine_lock(name: str) -> str:
     """Give the name of the lock of one machine."""
     return f"machine-{name}"
+
+
+def waiting_lock(name: str) -> str:
+    """Give the name of the lock of one machine that is to be probed though somebody has its other one."""
+    return f"waiting-{name}"
 
 
 def machine_unit(name: str) -> str:
@@ -77,6 +95,21 @@ def machine_unit(name: str) -> str:
 def bridge_unit(bridge: str) -> str:
     """Give the unit of units/ that sees to it that ``bridge`` is there."""
     return f"machctl-bridge@{bridge}.service"
+
+
+def health_timer(interval: int) -> str:
+    """Give the timer of units/ by which machines are probed every ``interval`` seconds."""
+    return f"machctl-health@{interval}.timer"
+
+
+def health_unit(interval: int) -> str:
+    """Give the unit of units/ that probes all machines that run and are to be probed every ``interval`` seconds."""
+    return f"machctl-health@{interval}.service"
+
+
+def update_timer(name: str) -> str:
+    """Give the timer of units/ by which the packages of a machine are upgraded."""
+    return f"machctl-update@{name}.timer"
 
 
 def mount_unit(path: str) -> str:

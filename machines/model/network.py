@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 
 from machines.errors import Conflict
 from machines.model.frozen import dataclass
@@ -74,12 +75,12 @@ class Network:
     @property
     def gateway(self) -> str:
         """The host's own address on the bridge."""
-        return str(self.subnet[1])
+        return _address(self.subnet, 1)
 
     @property
     def gateway6(self) -> str | None:
         """The host's own IPv6 address on the bridge."""
-        return str(self.subnet6[1]) if self.subnet6 else None
+        return _address(self.subnet6, 1) if self.subnet6 else None
 
     @property
     def prefix_length(self) -> int:
@@ -95,7 +96,8 @@ class Network:
     @property
     def gateways(self) -> tuple[str, ...]:
         """The host's own addresses on the bridge."""
-        return (self.gateway, self.gateway6) if self.gateway6 else (self.gateway,)
+        gateway6 = self.gateway6
+        return (self.gateway, gateway6) if gateway6 else (self.gateway,)
 
     @property
     def dhcp_offset(self) -> int:
@@ -134,11 +136,15 @@ def choose_subnet6(bridge: str, seed: str, taken: Iterable[ipaddress.IPv6Network
     ``seed`` is the host's own: the same bridge gets the same subnet on this host and another one on others. Raises
     Conflict when none is found.
     """
-    import hashlib
+    try:
+        # hashlib's own loads OpenSSL, which takes 4 ms.
+        from _sha2 import sha256  # type: ignore[import-not-found]
+    except ImportError:
+        from hashlib import sha256
 
     used = list(taken)
     for step in range(_TRIES):
-        digest = hashlib.sha256(f"{seed} {bridge} {step or ''}".encode()).digest()
+        digest = sha256(f"{seed} {bridge} {step or ''}".encode()).digest()
         subnet = ipaddress.IPv6Network((b"\xfd" + digest[:7] + bytes(8), 64))
         if not any(subnet.overlaps(other) for other in used):
             return subnet
@@ -153,8 +159,9 @@ def choose_address(network: Network, taken: Mapping[str, str]) -> str:
 
     Raises Conflict when the lower half of the subnet is used up.
     """
-    for number in range(2, network.dhcp_offset):
-        address = str(network.subnet[number])
+    first = int(network.subnet.network_address)
+    for number in range(first + 2, first + network.dhcp_offset):
+        address = _written(4, number)
         if address not in taken:
             return address
     raise Conflict(
@@ -176,9 +183,19 @@ def choose_address6(network: Network, address: str, taken: Collection[str]) -> s
     # The first is the routers' anycast address (RFC 4291, 2.6.1), the second the host's own.
     start, count = (number - 2 if 2 <= number < size else 0), size - 2
     for step in range(min(count, len(taken) + 1)):
-        found = str(network.subnet6[2 + (start + step) % count])
+        found = _address(network.subnet6, 2 + (start + step) % count)
         if found not in taken:
             return found
     raise Conflict(
         f"bridge {network.bridge} has no free IPv6 address: {count} machines are on it", hint="use another --bridge"
     )
+
+
+def _address(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network, number: int) -> str:
+    return _written(subnet.version, int(subnet.network_address) + number)
+
+
+@cache
+def _written(version: int, address: int) -> str:
+    """The address as people write it: the same ones are gone through for each machine of a fleet."""
+    return str(ipaddress.IPv4Address(address) if version == 4 else ipaddress.IPv6Address(address))

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from machines.model.base import Base, Payload
 from machines.model.frozen import dataclass, field
-from machines.model.limits import Limits
 from machines.model.network import Network
+from machines.model.settings import Node
 from machines.model.snapshot import Snapshot
 from machines.model.tree import Tree
 
@@ -70,6 +70,9 @@ class Record:
 class Host:
     """Everything about the host that a plan can depend on. ``nat`` is None where nobody looked.
 
+    ``secrets`` are the files of secrets that are there, ``nspawn`` is what systemd-nspawn@.service runs where somebody
+    has to know. ``declared_in`` is the one file that is taken in the place of the declarations of the host, if one is.
+
     ``systemd`` is the version where something depends on it, else 0. ``routes`` and ``routes6`` are the subnets it has
     routes to, and the links these leave by; ``guest_hosts`` the hosts(5) files of machines, where names are kept in
     those; ``local_dns`` is the name server of its own that it asks on 127.0.0.0/8, "" where it asks others.
@@ -91,6 +94,9 @@ class Host:
     enabled: Mapping[str, bool] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
     files: Mapping[str, str] = field(default_factory=dict)
+    declared_in: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    nspawn: str = ""
     guest_hosts: Mapping[str, str] = field(default_factory=dict)
     journals: Mapping[str, str] = field(default_factory=dict)
     logs: Mapping[str, str] = field(default_factory=dict)
@@ -103,12 +109,14 @@ class Host:
     nat: str | None = None
     localnet: frozenset[str] = frozenset()
     stale_units: frozenset[str] = frozenset()
-    limits: Mapping[str, Limits] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     free_bytes: int = 0
     pool: str = "/var/lib/machines"
     pool_mounted: bool = False
     idmap_paths: frozenset[str] = frozenset()
     missing_binds: frozenset[str] = frozenset()
+    unmapped: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Node] = field(default_factory=dict)
     inner_links: Mapping[str, frozenset[str]] = field(default_factory=dict)
     records: Mapping[str, Record] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
     from machines.model.source import Source
 
+# By what uname(2) calls the processor.
+_OCI = {
+    "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i586": "386",
+    "riscv64": "riscv64", "ppc64le": "ppc64le", "s390x": "s390x", "loongarch64": "loong64", "mips64": "mips64le",
+}  # fmt: skip
+_DEBIAN = {"arm": "armhf", "386": "i386", "ppc64le": "ppc64el", "mips64le": "mips64el"}
+
 
 @dataclass(frozen=True)
 class BootstrapRequest:
@@ -53,3 +60,14 @@ class SourceRequest:
     keyring: str | None = None
     checksum: str | None = None
     insecure: bool = False
+
+
+def oci_architecture(machine: str) -> str:
+    """Give the architecture that uname(2) calls ``machine`` as OCI has it (Go's GOARCH): amd64, arm64, ..."""
+    return _OCI.get(machine, machine)
+
+
+def debian_architecture(machine: str) -> str:
+    """Give the architecture that uname(2) calls ``machine`` as dpkg-architecture(1) has it: amd64, arm64, armhf, ..."""
+    name = oci_architecture(machine)
+    return _DEBIAN.get(name, name)

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Container
+from itertools import chain, count
+
 from machines.model.frozen import NamedTuple
 
 
@@ -28,3 +32,17 @@ class Origin(NamedTuple):
     storage: str
     base: str = ""
     uid: int | None = None
+
+
+def timed_name(taken: Container[str], prefix: str = "") -> str:
+    """Name a snapshot by the time behind ``prefix``: 20260102-030405, and 20260102-030405.2 where that is ``taken``."""
+    now = time.strftime(f"{prefix}%Y%m%d-%H%M%S")
+    names = chain((now,), (f"{now}.{number}" for number in count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def is_timed_name(name: str, prefix: str) -> bool:
+    """Tell whether timed_name() gave a name, and not somebody whose word only begins like those."""
+    import re
+
+    return re.fullmatch(re.escape(prefix) + r"[0-9]{8}-[0-9]{6}(\.[0-9]+)?", name) is not None

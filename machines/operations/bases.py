@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 from machines.errors import MachctlError, NotFound
 from machines.model.base import IMPORTED, Base, find_base, newest
 from machines.model.machine import Machine
-from machines.model.request import SourceRequest
-from machines.operations.observe import read_records
+from machines.model.request import SourceRequest, oci_architecture
+from machines.operations.records import read_records
 from machines.render.paths import bootstrap_log
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host, Progress
 
 LOCK_DIRECTORY = "/run/machctl"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64"}
 
 
 def known_base(machine: Machine, host: Host) -> Base | None:
@@ -178,7 +177,7 @@ def _request(machine: Machine, *, target: str, scratch: str) -> SourceRequest:
         target=target,
         scratch=scratch,
         log=bootstrap_log(machine.name),
-        architecture=_ARCHITECTURES.get(os.uname().machine, os.uname().machine),
+        architecture=oci_architecture(os.uname().machine),
         packages=machine.packages,
         ssh=bool(machine.ssh_keys),
         variant=machine.variant,

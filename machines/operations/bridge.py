@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError, NotFound, TimedOut
 from machines.operations.firewall import allow_new
-from machines.operations.observe import read_networks
+from machines.operations.records import read_networks
 from machines.plan.ports import read_loopback
 from machines.render import paths
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import check_machine as check_declared
 from machines.declare.fleet import own_file
 from machines.declare.links import OUTSIDE
-from machines.declare.write import write_machine
 from machines.errors import Conflict, InvalidValue, NotFound, raise_all
 from machines.model.frozen import replace
 from machines.model.link import Attachment
@@ -17,22 +16,23 @@ from machines.model.machine import Machine
 from machines.model.names import check_new_name, link_network, machine_lock
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
-from machines.model.snapshot import Origin, Snapshot
+from machines.model.snapshot import Origin, Snapshot, timed_name
 from machines.model.source import Source
-from machines.operations.declared import declared_machines, readable_machines
+from machines.operations.declared import as_declared, declared_machines, readable_machines
 from machines.operations.execute import execute
 from machines.operations.fleet import make_planned
-from machines.operations.networks import plan_needed
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check import check_machine, check_taken
 from machines.plan.check_host import check_host
+from machines.plan.claims import closed_like
+from machines.plan.declared import plan_needed
 from machines.plan.machine import Copy, plan_machine
 from machines.plan.rename import plan_rename
 from machines.plan.steps import Plan
-from machines.render.paths import settings_file
+from machines.render.paths import rollout_file, settings_file
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -75,6 +75,7 @@ async def clone(
                     )
                 if machine is None:
                     left_out = _left_out(like, wanted)
+                wanted, declaration = as_declared(wanted, host, whole=machine is None)
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")
@@ -86,8 +87,8 @@ async def clone(
                 )
                 networks, observed = plan_needed(wanted, observed)
                 copy = _copy(source, snapshot, observed, host, forget=forget)
-                made = plan_machine(wanted, observed, declaration=write_machine(wanted), copy=copy, intent="new")
-                plan = networks + made
+                made = plan_machine(wanted, observed, declaration=declaration, copy=copy, intent="new")
+                plan = networks + closed_like(made, like.origin)
             if not dry_run:
                 await make_planned(wanted, plan, host, reporter)
     return plan, left_out
@@ -119,13 +120,19 @@ async def rename(old: str, new: str, host: Host, reporter: Reporter, *, dry_run:
     return plan
 
 
-async def take(name: str, snapshot: str, host: Host, reporter: Reporter, *, dry_run: bool, note: str = "") -> Snapshot:
-    """Take a snapshot of a machine, under the time if ``snapshot`` is empty, and give it. Raises NotFound, Conflict."""
+async def take(
+    name: str, snapshot: str, host: Host, reporter: Reporter, *, dry_run: bool, note: str = "", prefix: str = ""
+) -> Snapshot:
+    """Take a snapshot of a machine and give it; it is called by the time behind ``prefix`` if ``snapshot`` is empty.
+
+    Raises NotFound, Conflict.
+    """
     check_ready(host, verb="snapshot")
     with host.files.lock(machine_lock(name), what=f"machine {name}"):
         async with host.files.fleet_lock():
             observed = observe(host)
-            step = _take(name, snapshot or _now(host.storage.snapshots_of(name)), observed, host, note=note)
+            called = snapshot or timed_name(host.storage.snapshots_of(name), prefix)
+            step = _take(name, called, observed, host, note=note)
         if not dry_run:
             await execute([step], host, reporter=reporter)
     return step.snapshot
@@ -168,9 +175,13 @@ async def restore(
             plan: Plan = []
             if running:
                 plan.append(steps.StopMachine(reason="its tree changes", machine=name, name=name))
-            before = _now(host.storage.snapshots_of(name), "before-restore-") if keep else ""
+            before = timed_name(host.storage.snapshots_of(name), "before-restore-") if keep else ""
             if keep:
                 plan.append(_take(name, before, stopped, host, note=f"before snapshot {snapshot} was restored"))
+            if rollout_file(name) in observed.files:
+                from machines.plan.rollout import plan_restored
+
+                plan += plan_restored(name, snapshot, observed.files)
             plan.append(steps.RestoreTree(reason="asked for", machine=name, snapshot=found))
             if disk := tree_of(name, observed).disk:
                 plan.append(steps.SetDisk(reason="another tree knows no limit yet", machine=name, size=disk))
@@ -211,15 +222,6 @@ def tree_of(name: str, observed: Observed) -> Record:
     return observed.records.get(name) or Record(name)
 
 
-def check_snapshot_name(name: str) -> str:
-    """Give ``name`` back if a snapshot may be called that. Raises InvalidValue."""
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise InvalidValue(f"{name!r} is not the name of a snapshot", hint="use letters, digits, '-', '_' and '.'")
-    return name
-
-
 def _take(name: str, snapshot: str, observed: Observed, host: Host, *, note: str) -> steps.TakeSnapshot:
     origin = origin_of(name, observed, host)
     return steps.TakeSnapshot(
@@ -254,7 +256,7 @@ def _held(name: str, origin: Origin, observed: Observed) -> str:
 def _cloned(machine: Machine, name: str, observed: Observed) -> Machine:
     """Give the declaration of a copy. Without ports nothing could start it on demand."""
     links = tuple(_cloned_link(link, machine.name, observed) for link in machine.links)
-    own = replace(machine, name=name, origin=own_file(name), links=links, publish=(), hostname=None)
+    own = replace(machine, name=name, origin=own_file(name), group="", links=links, publish=(), hostname=None)
     return replace(own, on_demand=False, idle_stop=None)
 
 
@@ -275,9 +277,3 @@ def _left_out(machine: Machine, copy: Machine) -> list[str]:
         found += [f"address {address}" for address in link.addresses if address not in own.addresses]
         found += [f"MAC address {link.mac}"] if link.mac else []
     return [*found, f"host name {machine.hostname}"] if machine.hostname else found
-
-
-def _now(taken: dict[str, Snapshot], prefix: str = "") -> str:
-    name = prefix + time.strftime("%Y%m%d-%H%M%S")
-    names = (name, *(f"{name}.{number}" for number in range(2, 1000)))
-    return next(candidate for candidate in names if candidate not in taken)

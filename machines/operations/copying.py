@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from machines.errors import InvalidValue, NotRunning, Unsupported
-from machines.model.frozen import NamedTuple
 from machines.model.ids import first_of_range
 from machines.model.names import check_known_name, machine_lock
+from machines.model.place import Place
 from machines.operations.inspect import require
 
 if TYPE_CHECKING:
@@ -20,18 +20,8 @@ if TYPE_CHECKING:
 STREAM = "-"
 
 
-class Side(NamedTuple):
-    """One side of a copy: a path in ``root``, of machine ``machine`` or "" for the host; ``shift`` is where the
-    machine's private ids begin."""
-
-    machine: str
-    root: str
-    path: str
-    shift: int = 0
-
-
 @contextlib.contextmanager
-def sides(words: Sequence[str], host: Host) -> Iterator[list[Side | None]]:
+def sides(words: Sequence[str], host: Host) -> Iterator[list[Place | None]]:
     """Give the side that each ``NAME:PATH`` or ``PATH`` means, None for ``-``. Machines that do not run are locked.
 
     Raises InvalidValue, NotFound for a machine that there is none of, NotRunning for one without a tree to read,
@@ -50,9 +40,9 @@ def is_machine(word: str) -> bool:
     return word != STREAM and _split(word)[0] is not None
 
 
-def _side(word: str, found: Mapping[str, tuple[str, int]]) -> Side:
+def _side(word: str, found: Mapping[str, tuple[str, int]]) -> Place:
     name, path = _split(word)
-    return Side("", "/", path) if name is None else Side(name, found[name][0], path, found[name][1])
+    return Place("", "/", path) if name is None else Place(name, found[name][0], path, found[name][1])
 
 
 def _root(name: str, host: Host, locks: contextlib.ExitStack) -> tuple[str, int]:

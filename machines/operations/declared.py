@@ -5,27 +5,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE, own_file, parse_fleet, parse_stale_after
-from machines.errors import MachctlError, raise_all
+from machines.declare.fleet import Fleet, is_layered, parse_stale_after, read_fleet
+from machines.declare.write import write_machine
+from machines.errors import NotFound, raise_all
 from machines.model.machine import Machine
+from machines.render.paths import declared_in, settings_file
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
     from machines.model.network import DeclaredNetwork
 
 
+def declared_files(host: Host) -> dict[str, str]:
+    """Give the declaration files of this host, or the one that is taken instead of them: path to text."""
+    return host.files.read_files(host.declarations)
+
+
 def declared_machines(host: Host) -> dict[str, Machine]:
     """Give everything that is declared on this host. Raises InvalidFile for all that is wrong in the files."""
-    machines, errors = _read(host)
-    raise_all(errors)
-    return machines
+    fleet = _read(host)
+    raise_all(fleet.errors)
+    return fleet.machines
 
 
 def declared_networks(host: Host) -> dict[str, DeclaredNetwork]:
     """Give the networks that are declared on this host. Raises InvalidFile for all that is wrong with them."""
     from machines.declare.networks import parse_networks
 
-    networks, errors = parse_networks(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
+    networks, errors = parse_networks(declared_files(host))
     raise_all(errors)
     return networks
 
@@ -33,18 +40,64 @@ def declared_networks(host: Host) -> dict[str, DeclaredNetwork]:
 def readable_machines(host: Host, *, name: str = "") -> dict[str, Machine]:
     """Give what is declared as far as it can be read: a mistake in one file is no reason to leave other machines alone.
 
-    Raises InvalidFile if ``name`` is not among it and its own file is one with a mistake.
+    Raises InvalidFile if ``name`` is not among it for a mistake.
     """
-    machines, errors = _read(host)
-    if name and name not in machines:
-        raise_all([error for error in errors if error.message.startswith(f"{own_file(name)}:")])
-    return machines
+    fleet = _read(host)
+    if name and name not in fleet.machines:
+        raise_all(fleet.wrong_with(name))
+    return fleet.machines
+
+
+def other_file(name: str, host: Host) -> str:
+    """Give the file that a machine was made of where that is none of those of this host (apply --file); "" for none.
+
+    Raises NotFound where it is not there any more.
+    """
+    file = declared_in(host.files.read_text(settings_file(name)) or "")
+    if not file or file.startswith("/etc/machctl/") or name in readable_machines(host):
+        return ""
+    if host.files.read_text(file) is None:
+        raise NotFound(
+            f"machine {name} was made of {file}, which is not there",
+            hint=f"put that back, or declare {name} in /etc/machctl/fleet.d/{name}.toml, and run: machctl apply {name}",
+        )
+    return file
+
+
+def as_declared(machine: Machine, host: Host, *, whole: bool = False) -> tuple[Machine, str]:
+    """Give a machine that is about to have a file of its own as it will be then, and that file.
+
+    It has the defaults of the fleet for what is not said of it; the ``whole`` of it is, where it is a copy. Raises
+    InvalidFile.
+    """
+    files = declared_files(host)
+    if not is_layered(files):
+        return machine, write_machine(machine)
+    from machines.declare.inherit import settled
+
+    return settled(machine, files, whole=whole)
+
+
+def edited(machine: Machine, before: Machine, host: Host) -> tuple[Machine, str]:
+    """Give the file that declares ``before``, with ``machine`` in its place, and the machine that it says then.
+
+    Raises Conflict where that cannot be said there.
+    """
+    files = declared_files(host)
+    if not before.group and not is_layered(files):
+        from machines.declare.rewritten import checked
+
+        text = write_machine(machine, files[before.origin], before=before)
+        return checked(text, machine, files), text
+    from machines.declare import inherit
+
+    return inherit.edited(machine, before, files)
 
 
 def stale_after(host: Host) -> float:
     """Give how many days old an image may be before it is stale."""
-    return parse_stale_after(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
+    return parse_stale_after(declared_files(host))
 
 
-def _read(host: Host) -> tuple[dict[str, Machine], list[MachctlError]]:
-    return parse_fleet(host.files.read_files([FLEET_FILE, f"{FLEET_DIRECTORY}/*.toml"]))
+def _read(host: Host) -> Fleet:
+    return read_fleet(declared_files(host))

@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 
 from machines.errors import Canceled, Conflict, MachctlError
 from machines.model.names import machine_unit
-from machines.operations.lifecycle import dispatch_start, finish_start, stop_machine
+from machines.operations.lifecycle import dispatch_start, finish_start, restart_machine, stop_machine
 from machines.operations.names import keep_names, keep_resolver
-from machines.operations.observe import write_network, write_record
+from machines.operations.records import write_network, write_record
 from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check_host import FIREWALL_UNIT, NETWORK_MANAGER
+from machines.plan.step import UpdateStep
 from machines.plan.steps import Plan, Step
 from machines.render import paths
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
-
-
-# "table" before "delete table": deleting one that is not there would be an error (nft(8)).
-_DROP = "".join(f"table {family} machctl\ndelete table {family} machctl\n" for family in ("inet", "bridge"))
 
 
 async def execute(plan: Plan, host: Host, *, reporter: Reporter) -> None:
@@ -54,9 +51,11 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
         case steps.KeepResolver():
             await keep_resolver(host)
         case steps.LoadNat():
+            from machines.operations.nat import load_nat
+
             # Another may have changed the files since nft has read them: the last to read has to be the last to load.
             async with host.files.wait_lock("nat"):
-                _load_nat(host, drop=step.drop)
+                load_nat(host, reporter, drop=step.drop)
         case steps.StartUnit() if step.unit == FIREWALL_UNIT:
             # Of two restarts at once systemd cancels the first, which its waiter would take for a failure.
             async with host.files.wait_lock("firewall"):
@@ -71,8 +70,18 @@ async def _do(step: Step, host: Host, reporter: Reporter) -> None:
             await host.jobs.stop(step.unit)
         case steps.StartMachine():
             await finish_start(step.name, dispatch_start(step.name, host), host)
+        case steps.RestartMachine():
+            await restart_machine(step.name, host)
+        case steps.AwaitReady() | steps.Drain():
+            from machines.operations.readiness import wait
+
+            await wait(step, host)
         case steps.StopMachine():
             await stop_machine(step.name, host, terminate=step.terminate)
+        case UpdateStep():
+            from machines.operations.updating import do_update_step
+
+            await do_update_step(step, host, reporter)
         case _:
             _do_at_once(step, host)
 
@@ -119,6 +128,9 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.units.run_jobs("restart" if step.restart else "start", step.units)
         case steps.ClosePorts():
             host.units.run_jobs("stop", step.units)
+        case steps.StartProbing():
+            host.units.run_jobs("start", [step.timer])
+            host.units.dispatch("start", step.unit)
         case steps.SetLimits():
             host.units.set_limits(machine_unit(step.machine), step.limits)
         case steps.EnableUnit():
@@ -126,8 +138,10 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.units.enable(
                 [step.unit, "machines.target"] if step.unit == machine_unit(step.machine) else [step.unit]
             )
+            host.units.reload()
         case steps.DisableUnit():
             host.units.disable([step.unit])
+            host.units.reload()
         case steps.SetLink():
             _set_link(step, host)
         case steps.SetSysctl():
@@ -149,6 +163,8 @@ def _refuse_running(name: str, host: Host) -> None:
 
 
 def _remove_tree(step: steps.RemoveTree, host: Host) -> None:
+    if step.machine and step.path == paths.tree(step.machine):
+        _refuse_running(step.machine, host)
     if step.layer:
         host.storage.unmount(step.layer)
     if step.layer and step.path == paths.layer(step.layer):
@@ -175,12 +191,25 @@ def _rename_tree(step: steps.RenameTree, host: Host) -> None:
 
 def _write(step: steps.WriteFile, host: Host) -> None:
     there = host.files.read_text(step.path)
-    if there is not None and paths.owner(step.path, step.text) and not paths.owner(step.path, there):
+    foreign = there is not None and paths.owner(step.path, step.text) and not paths.owner(step.path, there)
+    if foreign and not step.over:
         raise Conflict(
             f"{step.path} has appeared in the meantime and machctl did not write it",
             hint="move it away, then run the same command again",
         )
-    host.files.write_file(step.path, step.text, mode=step.mode)
+    if paths.GUEST_MANAGER_FILE in step.text:
+        from machines.operations.places import make_place, needs_place
+
+        if needs_place(step.machine, step.path, step.text):
+            make_place(step.machine, host)
+    host.files.write_file(step.path, step.text, mode=step.mode & _mode(step, host))
+
+
+def _mode(step: steps.WriteFile, host: Host) -> int:
+    """Give what may be allowed of a file: what not all can read of a declaration they cannot read of its settings."""
+    private = step.machine and step.path in paths.private_files(step.machine)
+    origins = [step.like, paths.declared_in(step.text) if private else ""]
+    return 0o777 if all(not origin or host.files.mode_of(origin) & 0o004 for origin in origins) else 0o700
 
 
 def _reload_network_manager(host: Host, reporter: Reporter) -> None:
@@ -197,10 +226,3 @@ def _set_link(step: steps.SetLink, host: Host) -> None:
     for address in step.addresses:
         # A second time the kernel is not to look whether another host has it.
         host.tools.run(["ip", "address", "replace", address, "dev", step.link, *(["nodad"] if ":" in address else [])])
-
-
-def _load_nat(host: Host, *, drop: bool) -> None:
-    if drop:
-        host.tools.run(["nft", "-f", "-"], input=_DROP)
-    else:
-        host.tools.run(["nft", "-f", paths.NAT_FILE])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import Canceled
 from machines.operations.firewalld import open_ports
-from machines.operations.observe import read_networks
+from machines.operations.records import read_networks
 from machines.render import paths
 
 if TYPE_CHECKING:

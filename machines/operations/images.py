@@ -12,11 +12,12 @@ from machines.errors import Conflict, InvalidValue, NotFound, raise_all
 from machines.model.base import IMPORTED, Base, find_base
 from machines.model.frozen import NamedTuple
 from machines.model.machine import Machine
+from machines.model.names import check_kept_name
 from machines.model.source import parse_source
 from machines.operations.bases import make_base
 from machines.operations.execute import execute
-from machines.operations.observe import read_records
 from machines.operations.ready import check_ready
+from machines.operations.records import read_records
 from machines.operations.reporter import Reporter
 from machines.operations.together import for_each
 from machines.plan import steps
@@ -64,6 +65,8 @@ def images(host: Host, *, max_age: float) -> list[ImageStatus]:
     bases, users = host.storage.bases(), [(name, record.base) for name, record in read_records(host).items()]
     # A snapshot of a layer is nothing without what lies below it.
     users += [(name, each.base) for name, taken in host.storage.all_snapshots().items() for each in taken.values()]
+    # Layers of machines that nobody recorded: those that were ejected.
+    users += [(tree.name, tree.base) for tree in host.pool.trees().values() if tree.base]
     newest = {base.digest: base.id for base in sorted(bases.values(), key=lambda base: base.created)}
     now = time.time()
     return [
@@ -94,7 +97,7 @@ async def pull(
     """
     check_ready(host, verb="image")
     if name:
-        check_image_name(name)
+        check_kept_name(name, what="an image")
         for base in host.storage.bases().values():
             if base.name == name and base.source != str(machine.source):
                 raise Conflict(
@@ -207,15 +210,6 @@ def as_machine(base: Base) -> Machine:
         # Only whether there is one shapes the tree.
         ssh_keys=("",) if recipe.get("ssh") else (),
     )
-
-
-def check_image_name(name: str) -> str:
-    """Give ``name`` back if a base may be called that. Raises InvalidValue."""
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise InvalidValue(f"{name!r} is not the name of an image", hint="use letters, digits, '-', '_' and '.'")
-    return name
 
 
 def _repeatable(base: Base) -> bool:

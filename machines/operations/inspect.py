@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import NotFound, raise_all
 from machines.model.frozen import dataclass
-from machines.model.names import bridge_unit, check_known_name, machine_unit
+from machines.model.names import bridge_unit, check_known_name, is_pattern, machine_unit
 from machines.operations.declared import readable_machines
 from machines.render import paths
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
 # systemd's words for a unit to ours for a machine (org.freedesktop.systemd1(5), ActiveState).
-_STATES = {"activating": "starting", "deactivating": "stopping", "failed": "failed", "reloading": "running"}
+STATES = {"activating": "starting", "deactivating": "stopping", "failed": "failed", "reloading": "running"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class MachineStatus:
     declared: bool
     leader: int | None = None
     tree: str | None = None
+    health: str = ""
 
     def row(self) -> dict[str, object]:
         """Give it under the names that JSON has; those are stable."""
@@ -48,18 +49,29 @@ class MachineStatus:
             "ports": list(self.ports),
             "unit": self.unit,
             "declared": self.declared,
+            "health": self.health or None,
             "leader": self.leader,
             "tree": self.tree,
         }
 
 
-def known_names(host: Host) -> list[str]:
-    """Give the names of all machines: those with a tree, those declared and those that run."""
-    return sorted({*host.pool.trees(), *readable_machines(host), *host.running()})
+def known_names(host: Host, *, removed: bool = False) -> list[str]:
+    """Give the names of all machines: those with a tree, those declared and those that run.
+
+    With ``removed`` those as well whose removal was killed.
+    """
+    names = {*host.pool.trees(), *readable_machines(host), *host.running()}
+    if removed:
+        from machines.operations.records import read_records
+
+        names |= {name for name, record in read_records(host).items() if record.intent == "remove"}
+    return sorted(names)
 
 
-def expand(patterns: Iterable[str], host: Host) -> list[str]:
+def expand(patterns: Iterable[str], host: Host, *, removed: bool = False) -> list[str]:
     """Give the machines that are meant: a glob pattern stands for all that match it, in order and each once.
+
+    So does the name that several replicas are declared under.
 
     Raises NotFound for each name or pattern that means none.
     """
@@ -67,18 +79,26 @@ def expand(patterns: Iterable[str], host: Host) -> list[str]:
     found: dict[str, None] = {}
     missing = []
     for pattern in patterns:
-        if any(character in pattern for character in "*?["):
+        if is_pattern(pattern):
             import fnmatch
 
-            known = known_names(host) if known is None else known
+            known = known_names(host, removed=removed) if known is None else known
             matches = fnmatch.filter(known, pattern)
             if not matches:
                 missing.append(NotFound(f"no machine matches {pattern!r}", hint="machctl list shows those there are"))
             found.update(dict.fromkeys(matches))
         else:
-            found[check_known_name(pattern)] = None
+            found.update(dict.fromkeys(_replicas(check_known_name(pattern), host)))
     raise_all(missing)
     return list(found)
+
+
+def _replicas(name: str, host: Host) -> list[str]:
+    """Give the machines that were declared under one name with replicas; else the one machine."""
+    if os.path.lexists(paths.tree(name)):
+        # So it is for most, and what is declared need not be read for them.
+        return [name]
+    return [machine.name for machine in readable_machines(host).values() if machine.group == name] or [name]
 
 
 def require(names: Iterable[str], host: Host) -> None:
@@ -124,7 +144,7 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
         entry = registered.get(name)
         unit = entry.unit if entry and entry.unit else machine_unit(name)
         active = units.get(unit, "")
-        state = _STATES.get(active, "running" if entry else "stopped")
+        state = STATES.get(active, "running" if entry else "stopped")
         release = host.os_release(leader=entry.leader if entry else None, tree=tree.path if tree else None)
         if tree and tree.kind == "overlay" and not release:
             # It is not mounted: what it is over is what it was made of.
@@ -138,14 +158,34 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
                 source=str(machine.source) if machine else "",
                 os=" ".join(part for part in (release.get("ID"), release.get("VERSION_ID")) if part),
                 addresses=host.addresses(entry.leader) if entry else (),
-                ports=tuple(map(str, machine.publish)) if machine else (),
+                ports=tuple(map(str, machine.publish)) if machine else _recorded_ports(name, host),
                 unit=unit,
                 declared=machine is not None,
                 leader=entry.leader if entry else None,
                 tree=tree.path if tree else None,
+                health=_health(name, entry.leader, host) if entry and (machine is None or machine.health) else "",
             )
         )
     return found
+
+
+def _recorded_ports(name: str, host: Host) -> tuple[str, ...]:
+    # Of a machine that was made of a file of its own (apply --file).
+    text = host.files.read_text(paths.machine_record(name))
+    if not text:
+        return ()
+    import json
+
+    return tuple(json.loads(text)["ports"])
+
+
+def _health(name: str, leader: int, host: Host) -> str:
+    if host.files.read_text(paths.probe_file(name)) is None:
+        return ""
+    # Loaded where a machine has a probe.
+    from machines.operations.health import health_of
+
+    return health_of(name, leader, host)
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 # Twice what systemd's limit on looking at mounts makes it wait.
 SETTLE_SECONDS = 2.0
 
+# A machine's own systemd gives each unit 90 (systemd-system.conf(5), DefaultTimeoutStopSec=), and goes on without it.
+STOP_SECONDS = 100.0
+
+# What machctl itself says that waits for others before a machine starts.
+_OURS = "machctl: "
+
 
 def dispatch_start(name: str, host: Host) -> str:
     """Tell systemd to start a machine and give the job.
@@ -22,6 +28,21 @@ def dispatch_start(name: str, host: Host) -> str:
     What then waits for it takes longer to import than this whole call; the machine boots meanwhile.
     Raises NotFound without a tree.
     """
+    _check_tree(name, host)
+    return host.units.start(machine_unit(name))
+
+
+async def dispatch_together(name: str, host: Host) -> str:
+    """Do as dispatch_start() does, for one of several machines that are started at once.
+
+    systemd takes all of their jobs before it begins with any, so that what all of them want, modprobe@.service above
+    all, is started once and not again for each. The caller owns the time limit.
+    """
+    _check_tree(name, host)
+    return await host.jobs.dispatch(machine_unit(name))
+
+
+def _check_tree(name: str, host: Host) -> None:
     found = host.pool.trees().get(name)
     if found is None:
         raise NotFound(
@@ -31,7 +52,6 @@ def dispatch_start(name: str, host: Host) -> str:
     if found.kind == "overlay" and name not in host.running():
         host.storage.check_layer(name)
         _settle_mounts(name, host)
-    return host.units.start(machine_unit(name))
 
 
 def _settle_mounts(name: str, host: Host) -> None:
@@ -75,6 +95,17 @@ def _not_started(name: str, error: CommandFailed, host: Host) -> CommandFailed:
     )
 
 
+async def restart_machine(name: str, host: Host) -> None:
+    """Stop a machine in order, start it again and wait until it says it is ready; the caller owns the time limit.
+
+    To systemd it is one job: it is not left half done where nobody waits for it any more.
+    """
+    try:
+        await host.jobs.restart(machine_unit(name))
+    except CommandFailed as error:
+        raise _not_started(name, error, host) from error
+
+
 async def stop_machine(name: str, host: Host, *, terminate: bool) -> None:
     """Power a machine off in order and wait until it is gone; ``terminate`` kills it instead.
 
@@ -111,7 +142,7 @@ def _last_words(unit: str, host: Host) -> str:
             # What its inner process says of the end of the outer one may come last.
             found = what if found in {"", "Parent died too early"} else found
         elif who != "systemd":
-            return f"{who}: {what}"
+            return what.removeprefix(_OURS) if what.startswith(_OURS) else f"{who}: {what}"
     return found
 
 

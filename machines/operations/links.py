@@ -14,8 +14,9 @@ from machines.model.machine import Machine
 from machines.model.names import link_network
 from machines.model.observed import Record
 from machines.operations.declared import readable_machines
-from machines.operations.observe import read_records
+from machines.operations.records import read_records
 from machines.plan import steps
+from machines.render import paths
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -29,6 +30,20 @@ def change_link(step: steps.AttachLink | steps.DetachLink, host: Host) -> None:
         attach_link(step, host)
     else:
         detach_link(step, host)
+    _note_started(step, host)
+
+
+def _note_started(step: steps.AttachLink | steps.DetachLink, host: Host) -> None:
+    """Have the copies of what a machine runs with say what it has now: it needs no restart for it."""
+    name = step.machine
+    if host.files.read_text(paths.started(name, paths.settings_file(name))) is None:
+        return
+    path = paths.guest_network_file(name, step.link)
+    text = host.files.read_text(path) if isinstance(step, steps.AttachLink) else None
+    if text is None:
+        host.files.remove_file(paths.started(name, path))
+    else:
+        host.files.write_file(paths.started(name, path), text)
 
 
 def attach_link(step: steps.AttachLink, host: Host) -> None:

@@ -26,9 +26,10 @@ def journal_command(name: str, host: Host, arguments: Sequence[str]) -> list[str
     if tree is None or tree.kind == "raw":
         raise NotFound(f"machine {name} does not run, and its tree cannot be read", hint=f"machctl start {name}")
     try:
-        # Opened with the tree as "/", so that a symlink in it leads nowhere else; journalctl inherits the descriptor.
+        # Opened with the tree as "/", so that a symlink in it leads nowhere else; it stays open for journalctl.
         fd = host.guests.open_in_root(tree.path, "/var/log/journal", flags=os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         raise NotFound(f"machine {name} has no journal yet", hint=f"machctl start {name}") from None
     os.set_inheritable(fd, True)  # noqa: FBT003
-    return ["journalctl", f"--directory=/proc/self/fd/{fd}", *arguments]
+    # journalctl may be what we become or a child of ours.
+    return ["journalctl", f"--directory=/proc/{os.getpid()}/fd/{fd}", *arguments]

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError
-from machines.operations.observe import RESOLVED, read_networks, read_records
+from machines.operations.observe import RESOLVED
+from machines.operations.records import read_networks, read_records
 from machines.plan.names import host_lines, lines_of_guests, with_block
 from machines.render import paths
 from machines.render.networks import render_resolver

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The verbs on networks: create, rm, ls, show; and the networks that plans of machines need."""
+"""The verbs on networks: create, rm, ls, show."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from machines.errors import Conflict, MachctlError, NotFound, raise_all
+from machines.errors import Conflict, NotFound, raise_all
 from machines.model.frozen import replace
-from machines.model.machine import Machine
 from machines.model.network import DeclaredNetwork, Network
 from machines.model.observed import Host as Observed
 from machines.operations.declared import declared_networks, readable_machines
 from machines.operations.execute import execute
-from machines.operations.observe import observe, read_networks, read_records
+from machines.operations.observe import observe
 from machines.operations.ready import check_ready
+from machines.operations.records import read_networks, read_records
 from machines.operations.reporter import Reporter
+from machines.plan.declared import networks_in, recorded_on
 from machines.plan.names import plan_names
 from machines.plan.networks import (
     as_done,
@@ -23,88 +24,12 @@ from machines.plan.networks import (
     plan_network,
     plan_networks,
     plan_remove_network,
-    plan_undeclared,
     resolve,
 )
 from machines.plan.steps import Plan
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
-
-# What the plan of a network is kept under beside those of machines, whose names hold no space.
-NETWORK = "network "
-
-
-def plan_needed(machine: Machine, observed: Observed) -> tuple[Plan, Observed]:
-    """Give what has to be made of declared networks before a machine can be on them, and the host once it is.
-
-    Raises Conflict and InvalidFile for a network that cannot be as it is declared.
-    """
-    plans, view = plan_declared([machine], observed)
-    return [step for plan in plans.values() for step in plan], view
-
-
-def plan_declared(machines: Iterable[Machine] | None, observed: Observed) -> tuple[dict[str, Plan], Observed]:
-    """Give the plans of the networks that ``machines`` are on, of all where that is None, and the host after them.
-
-    Raises Conflict and InvalidFile for networks that cannot be as they are declared, and Conflict where others than
-    ``machines`` would lose their addresses.
-    """
-    declared = _declared(observed)
-    plans: dict[str, Plan] = {}
-    chosen = None if machines is None else list(machines)
-    if chosen is None:
-        names = list(declared)
-        undeclared = plan_undeclared(declared, observed)
-        plans = {NETWORK + step.network.bridge: [step] for step in undeclared}
-    else:
-        names = [name for name in dict.fromkeys(b for each in chosen for b in each.bridges) if name in declared]
-    raise_all(check_networks(declared, observed, names))
-    if chosen is not None:
-        raise_all(_left_behind(declared, observed, names, {each.name for each in chosen}))
-    plans |= {NETWORK + name: plan for name, plan in plan_networks(declared, observed, names).items()}
-    view = observed
-    for plan in plans.values():
-        view = as_done(view, plan)
-    return plans, view
-
-
-def _left_behind(
-    declared: Mapping[str, DeclaredNetwork], observed: Observed, names: Iterable[str], chosen: Collection[str]
-) -> list[MachctlError]:
-    """What keeps networks from getting other subnets: machines that are not ``chosen`` have addresses in those."""
-    errors: list[MachctlError] = []
-    for name in names:
-        have = observed.networks.get(name)
-        others = sorted(_recorded_on(name, observed) - set(chosen))
-        if have is None or not others:
-            continue
-        wanted = resolve(declared[name], observed)
-        if (have.subnet, have.subnet6) != (wanted.subnet, wanted.subnet6):
-            errors.append(
-                Conflict(
-                    f"network {name} is declared with other subnets by now, and has other machines on it: "
-                    f"{', '.join(others)}",
-                    hint="move all of them along: machctl apply",
-                )
-            )
-    return errors
-
-
-def _recorded_on(name: str, observed: Observed) -> set[str]:
-    return {record.name for record in observed.records.values() if name in record.addresses or name in record.networks}
-
-
-def _declared(observed: Observed) -> dict[str, DeclaredNetwork]:
-    files = {path: text for path, text in observed.files.items() if path.startswith("/etc/machctl/")}
-    # To most there is none, and they need not wait for what reads them.
-    if not any("networks" in text for text in files.values()):
-        return {}
-    from machines.declare.networks import parse_networks
-
-    declared, errors = parse_networks(files)
-    raise_all(errors)
-    return declared
 
 
 async def create_network(network: DeclaredNetwork, host: Host, reporter: Reporter, *, dry_run: bool) -> Plan:
@@ -115,7 +40,7 @@ async def create_network(network: DeclaredNetwork, host: Host, reporter: Reporte
     async with host.files.fleet_lock():
         observed = observe(host, kernel=True)
         network = replace(network, origin=own_network_file(network.name))
-        declared = _declared(observed)
+        declared = networks_in(observed)
         # One that was killed goes on with what it made; what somebody wrote into its file since then stays.
         begun = declared.get(network.name) == network and bool(plan_networks(declared, observed, [network.name]))
         if network.name in declared and not begun:
@@ -145,7 +70,7 @@ async def remove_network(name: str, host: Host, reporter: Reporter, *, dry_run: 
     check_ready(host, verb="network rm")
     async with host.files.fleet_lock():
         observed = observe(host)
-        declared = _declared(observed).get(name)
+        declared = networks_in(observed).get(name)
         network = observed.networks.get(name)
         if declared is None and network is None:
             raise _not_found(name, observed)
@@ -186,7 +111,7 @@ def _is_own_file(network: DeclaredNetwork, observed: Observed) -> bool:
 
 
 def _machines_on(name: str, observed: Observed, host: Host) -> list[str]:
-    on = _recorded_on(name, observed)
+    on = recorded_on(name, observed)
     on |= {machine.name for machine in readable_machines(host).values() if name in machine.bridges}
     return sorted(on)
 

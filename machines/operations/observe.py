@@ -3,32 +3,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY, FLEET_FILE
 from machines.declare.links import OUTSIDE
-from machines.declare.values import parse_publish
-from machines.errors import InvalidFile, InvalidValue, MachctlError
-from machines.model.base import Payload
-from machines.model.limits import Limits
+from machines.errors import MachctlError, NotPermitted
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
-from machines.model.network import Network
 from machines.model.observed import Host as Observed
-from machines.model.observed import Record
+from machines.model.observed import Listener, Record
+from machines.model.settings import FUSE, Node
 from machines.model.tree import Tree
+from machines.operations.records import read_networks, read_records
 from machines.plan.check_host import NETWORK_MANAGER, PACKAGES, TOOLS
-from machines.plan.ports import read_loopback
+from machines.plan.ports import loopback_key, wanted_loopback
 from machines.render import paths
 
 _PATTERNS = (
-    FLEET_FILE,
-    f"{FLEET_DIRECTORY}/*.toml",
     f"{paths.NSPAWN_DIRECTORY}/*.nspawn",
     f"{paths.UNIT_DIRECTORY}/machctl-port-*",
     f"{paths.UNIT_DIRECTORY}/sockets.target.d/50-machctl-*.conf",
@@ -41,17 +33,36 @@ _PATTERNS = (
     f"{paths.NAT_DIRECTORY}/*.nft",
     paths.NAT_FILE,
     paths.FIREWALLD_PORTS,
+    paths.LED_FILE,
     paths.HOSTS_FILE,
     paths.RESOLVER_FILE,
     paths.RESOLVER_PENDING,
     f"{paths.GUEST_DIRECTORY}/*/*",
+    f"{paths.UNIT_DIRECTORY}/systemd-nspawn@*.service.d/60-machctl-health.conf",
+    f"{paths.PROBE_DIRECTORY}/*",
+    f"{paths.HEALTH_DIRECTORY}/*",
+    f"{paths.RESULTS_DIRECTORY}/*",
+    f"{paths.STARTED_PREFIX}*/*",
+    f"{paths.STARTED_PREFIX}*/*/*",
     f"{paths.UNIT_DIRECTORY}/multi-user.target.wants/machctl-bridge@*.service",
+    f"{paths.ADOPTED_DIRECTORY}/*/*",
+    paths.ejected_file("*"),
+    f"{paths.ROLLOUT_DIRECTORY}/*.json",
+    f"{paths.REDIRECT_DIRECTORY}/*.nft",
+    f"{paths.NSPAWN_DIRECTORY}/*.nft",
+    f"{paths.UNIT_DIRECTORY}/machine-*-network.service",
+    f"{paths.UNIT_DIRECTORY}/nftables.service.d/machine-*.conf",
+    f"{paths.UNIT_DIRECTORY}/machctl-used@*.target",
+    f"{paths.UNIT_DIRECTORY}/machctl-update@*.timer.d/50-machctl.conf",
+    f"{paths.UPDATE_DIRECTORY}/*.json",
+    "/etc/systemd/resolved.conf.d/machine-*.conf",
 )
 
 RESOLVED = "systemd-resolved.service"
+_NAT = ("nft", "list", "table", "inet", "machctl")
 
 if TYPE_CHECKING:
-    from machines.host.interfaces import Host
+    from machines.host.interfaces import Completed, Host
 
 
 def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None = None) -> Observed:
@@ -64,14 +75,20 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
     trees = _mounted(host, machines, host.pool.trees())
     tools = {*TOOLS, *PACKAGES, "dnf5", "NetworkManager"}
     have = frozenset(tool for tool in tools if host.tools.which(tool))
+    listed = _list_nat(host) if kernel and "nft" in have else None
     booted = host.booted()
     patterns = ["systemd-networkd.service", RESOLVED, NETWORK_MANAGER, "firewalld.service"]
     patterns += ["machctl-*", "systemd-nspawn@*", "var-lib-mach*.mount"]
     states = host.units.states(patterns) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
     sources = [bind.source for machine in machines for bind in machine.binds]
+    there = [path for path in sources if os.path.exists(path)]
+    devices = _devices(host, machines)
+    unmapped = host.facts.unmapped(there)
+    if any(not node.open for node in devices.values()):
+        unmapped |= host.facts.unmapped([paths.DEVICE_PLACE], nodes=True)
     running = host.running()
-    files = host.files.read_files(_PATTERNS)
+    files = host.files.read_files((*host.declarations, *_PATTERNS))
     records = read_records(host)
     missing = [machine for machine in machines if machine.name not in trees]
     return Observed(
@@ -91,36 +108,43 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         enabled=host.facts.enabled_machines(),
         active=active,
         files=files,
+        secrets=_secrets(host, machines),
+        nspawn=_nspawn(host) if any(machine.secrets for machine in machines) else "",
+        declared_in=host.declarations[0] if len(host.declarations) == 1 else "",
         logs=_logs({*trees, *records}),
         guest_hosts=_guest_hosts(host, trees, records) if RESOLVED not in active else {},
         journals=host.facts.journal_links(trees.values()),
         links=host.facts.links(),
         routes=host.facts.routes(),
         routes6=host.facts.routes6(),
-        # The kernel goes through all of its tables for these (inet_diag), and only published ports depend on them.
-        listeners=host.facts.listeners() if any(machine.publish for machine in machines) else (),
+        listeners=_listeners(host, machines, active, records),
         dns=host.facts.dns(),
         local_dns=host.facts.local_dns(),
-        nat=_nat(host, files) if kernel and "nft" in have and paths.NAT_FILE in files else None,
+        nat=_nat(host, files, listed) if listed else None,
         localnet=_localnet(host, files),
-        stale_units=frozenset(
-            machine.name
-            for machine in machines
-            if machine_unit(machine.name) in states and host.units.needs_reload(machine_unit(machine.name))
-        ),
+        stale_units=_stale(host, machines, states),
         limits=_limits(host, machines, running),
         free_bytes=host.pool.free_bytes(),
-        idmap_paths=host.facts.idmap_paths(path for path in sources if os.path.exists(path)),
+        idmap_paths=frozenset(path for path in there if path not in unmapped),
+        unmapped=unmapped,
+        devices=devices,
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
         inner_links=_inner_links(host, machines),
         records=records,
         networks=read_networks(host),
         bases=host.storage.bases(),
-        storage={machine.storage: host.storage.choose(machine.storage) for machine in missing},
+        storage={wanted: host.storage.choose(wanted) for wanted in {machine.storage for machine in missing}},
         loaded=frozenset(states),
         snapshots={name: tuple(found.values()) for name, found in host.storage.all_snapshots().items()},
         disks=_disks(host, machines, trees, records),
     )
+
+
+def _stale(host: Host, machines: list[Machine], loaded: Container[str]) -> frozenset[str]:
+    """The machines whose units systemd has in memory as they were before their files changed."""
+    names = {machine_unit(machine.name): machine.name for machine in machines}
+    known = {unit: paths.units_read(name) for unit, name in names.items() if unit in loaded}
+    return frozenset(names[unit] for unit in host.units.changed(known))
 
 
 def _guest_hosts(host: Host, trees: dict[str, Tree], records: dict[str, Record]) -> dict[str, str]:
@@ -140,71 +164,29 @@ def _guest_hosts(host: Host, trees: dict[str, Tree], records: dict[str, Record])
     return found
 
 
-def write_record(record: Record) -> str:
-    """Give the text of a machine's record."""
-    content = {
-        "addresses": dict(record.addresses),
-        "addresses6": dict(record.addresses6),
-        "networks": list(record.networks),
-        "links": dict(record.links),
-        "ports": list(record.ports),
-        "foreign": list(record.foreign),
-        "made": dict(record.made),
-        "storage": record.storage,
-        "base": record.base,
-        "uid": record.uid,
-        "payload": record.payload._asdict() if record.payload else None,
-        "disk": record.disk,
-        "intent": record.intent,
-    }
-    return json.dumps(content, indent=1) + "\n"
-
-
-def write_network(network: Network) -> str:
-    """Give the text of a network's record."""
-    content = {
-        "subnet": str(network.subnet),
-        "subnet6": str(network.subnet6) if network.subnet6 else None,
-        "mode": network.mode,
-        "dhcp": network.dhcp,
-        "dns": network.dns,
-        "mtu": network.mtu,
-        "reach": list(network.reach),
-        "origin": network.origin,
-        "kind": network.kind,
-    }
-    return json.dumps(content, indent=1) + "\n"
-
-
-def read_networks(host: Host) -> dict[str, Network]:
-    """Give the networks that machctl made, by their bridges. Raises InvalidFile for a record that is none."""
-    found = {}
-    for path, text in host.files.read_files([f"{paths.NETWORK_RECORD_DIRECTORY}/*.json"]).items():
-        with _reading(path):
-            content = json.loads(text)
-            subnet6 = content.get("subnet6")
-            found[_stem(path)] = Network(
-                _stem(path),
-                ipaddress.IPv4Network(content["subnet"]),
-                ipaddress.IPv6Network(subnet6) if subnet6 else None,
-                mode=content.get("mode", "nat"),
-                dhcp=content.get("dhcp", True),
-                dns=content.get("dns", True),
-                mtu=content.get("mtu"),
-                reach=tuple(content.get("reach", ())),
-                origin=content.get("origin", ""),
-                kind=content.get("kind", "bridge"),
-            )
-    return found
-
-
 def _systemd(host: Host, machines: list[Machine]) -> int:
-    """The version of systemd, where a machine has a link that not every nspawn can make; 0 where nobody asks."""
-    if not any(link.name and link.kind in OUTSIDE for machine in machines for link in machine.links):
+    """The version of systemd, where a machine has what not every nspawn can make; 0 where nobody asks."""
+    named = any(link.name and link.kind in OUTSIDE for machine in machines for link in machine.links)
+    if not named and not any(machine.volatile for machine in machines):
         return 0
     words = host.tools.run(["systemctl", "--version"], check=False).stdout.split()
     digits = words[1].split(".")[0].split("~")[0] if len(words) > 1 else ""
     return int(digits) if digits.isdigit() else 0
+
+
+def _listeners(
+    host: Host, machines: list[Machine], active: Container[str], records: Mapping[str, Record]
+) -> tuple[Listener, ...]:
+    """The sockets that listen, where ports are to be published that are not, or that nobody listens on yet.
+
+    The kernel goes through all of its tables for these, 5 ms for each (proc_net_tcp in its documentation).
+    """
+    had = {(name, port) for name, record in records.items() for port in record.ports}
+    ports = [(machine.name, port) for machine in machines for port in machine.publish]
+    new = any(
+        (name, str(port)) not in had or paths.port_unit(name, port, "socket") not in active for name, port in ports
+    )
+    return host.facts.listeners() if new else ()
 
 
 def _inner_links(host: Host, machines: list[Machine]) -> dict[str, frozenset[str]]:
@@ -217,65 +199,62 @@ def _inner_links(host: Host, machines: list[Machine]) -> dict[str, frozenset[str
     }
 
 
-def _limits(host: Host, machines: list[Machine], running: dict[str, str]) -> dict[str, Limits]:
-    found = {machine.name: host.facts.limits(running[machine.name]) for machine in machines if machine.name in running}
-    return {name: limits for name, limits in found.items() if limits is not None}
+def _limits(host: Host, machines: list[Machine], running: dict[str, str]) -> dict[str, dict[str, float | None]]:
+    return {machine.name: host.facts.limits(running[machine.name]) for machine in machines if machine.name in running}
 
 
-def _nat(host: Host, files: Mapping[str, str]) -> str:
+def _devices(host: Host, machines: list[Machine]) -> dict[str, Node]:
+    """What there is at the places of the devices that machines use, or would use if the host had them."""
+    wanted = {device.path for machine in machines for device in machine.devices}
+    if any(machine.nesting for machine in machines):
+        wanted.add(FUSE)
+    return host.facts.devices(sorted(wanted))
+
+
+def _secrets(host: Host, machines: list[Machine]) -> dict[str, str]:
+    """The files of those secrets of machines that are there, by how machines name them."""
+    wanted = {secret for machine in machines for secret in machine.secrets}
+    if not wanted:
+        return {}
+    try:
+        kept = host.secrets.stored()
+    except NotPermitted:
+        kept = {}
+    paths = {str(each): each.reference if each.kind == "file" else kept.get(each.reference, "") for each in wanted}
+    return {name: path for name, path in paths.items() if path and host.secrets.is_file(path)}
+
+
+def _nspawn(host: Host) -> str:
+    """What the stock unit runs, to which the names of secrets are added; "" where that is not known."""
+    text = host.files.read_text("/usr/lib/systemd/system/systemd-nspawn@.service") or ""
+    lines = [line.partition("=")[2] for line in text.splitlines() if line.startswith("ExecStart=")]
+    return lines[0] if len(lines) == 1 and not lines[0].endswith("\\") else ""
+
+
+def _list_nat(host: Host) -> Callable[[], Completed] | None:
+    """Have nft list machctl's table while the rest is looked at."""
+    return host.tools.begin(_NAT) if host.files.read_files([paths.NAT_FILE]) else None
+
+
+def _nat(host: Host, files: Mapping[str, str], listed: Callable[[], Completed]) -> str:
     """What the kernel has of machctl's tables; the second is there for machines with restrictions only.
 
     Both in one go nft 1.1.3 does not find.
     """
     bridged = any(path.startswith(paths.NAT_DIRECTORY) and "rule bridge " in text for path, text in files.items())
-    found = ""
-    for family in ("inet", "bridge") if bridged else ("inet",):
-        done = host.tools.run(["nft", "list", "table", family, "machctl"], check=False)
-        found += done.stdout if done.returncode == 0 else ""
-    return found
+    done = [listed()]
+    if bridged:
+        done.append(host.tools.run(["nft", "list", "table", "bridge", "machctl"], check=False))
+    return "".join(each.stdout for each in done if each.returncode == 0)
 
 
 def _localnet(host: Host, files: Mapping[str, str]) -> frozenset[str]:
     """The links that 127.0.0.1 is routed over, of those that it has to be."""
-    places = (paths.SYSCTL_DIRECTORY, paths.LOCALNET_DIRECTORY)
-    wanted = {key for path, text in files.items() if path.startswith(places) for key in read_loopback(text)}
-    return frozenset(key.split("/")[3] for key in wanted if host.facts.sysctl(key) == 1)
+    return frozenset(link for link in wanted_loopback(files) if host.facts.sysctl(loopback_key(link)) == 1)
 
 
 def _logs(names: set[str]) -> dict[str, str]:
     return {name: paths.bootstrap_log(name) for name in names if os.path.exists(paths.bootstrap_log(name))}
-
-
-def read_records(host: Host) -> dict[str, Record]:
-    """Give what machctl keeps of its machines, by name. Raises InvalidFile for a record that is none."""
-    found = {}
-    for path, text in host.files.read_files([f"{paths.RECORD_DIRECTORY}/*.json"]).items():
-        with _reading(path):
-            content = json.loads(text)
-            ports = tuple(str(parse_publish(text)) for text in content["ports"])
-            found[_stem(path)] = Record(
-                _stem(path),
-                dict(content["addresses"]),
-                ports,
-                addresses6=dict(content.get("addresses6", {})),
-                networks=tuple(content.get("networks", ())),
-                links=dict(content.get("links", {})),
-                foreign=tuple(content.get("foreign", ())),
-                made=dict(content.get("made", {})),
-                storage=content.get("storage", ""),
-                base=content.get("base", ""),
-                uid=content.get("uid"),
-                payload=_payload(content.get("payload")),
-                disk=content.get("disk"),
-                intent=content.get("intent", ""),
-            )
-    return found
-
-
-def _payload(values: dict[str, object] | None) -> Payload | None:
-    if values is None:
-        return None
-    return Payload(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})  # type: ignore[arg-type]
 
 
 def _disks(host: Host, machines: list[Machine], trees: dict[str, Tree], records: dict[str, Record]) -> dict[str, int]:
@@ -288,20 +267,6 @@ def _disks(host: Host, machines: list[Machine], trees: dict[str, Tree], records:
             if limit is not None:
                 found[machine.name] = limit
     return found
-
-
-def _stem(path: str) -> str:
-    return os.path.basename(path).removesuffix(".json")
-
-
-@contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, InvalidValue) as error:
-        raise InvalidFile(
-            f"{path} is not what machctl wrote there: {error}", hint=f"remove it; apply writes it anew: rm {path}"
-        ) from error
 
 
 def _mounted(host: Host, machines: list[Machine], trees: dict[str, Tree]) -> dict[str, Tree]:

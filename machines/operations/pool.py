@@ -27,7 +27,7 @@ async def create_pool(size: int, host: Host, reporter: Reporter, *, dry_run: boo
         tools = observed.tools | ({"mkfs.btrfs"} if host.tools.which("mkfs.btrfs") else frozenset())
         observed = replace(observed, tools=tools, pool_mounted=host.pool.is_mounted(observed.pool))
         raise_all(check_host(observed, verb="pool") or check_pool(observed))
-        plan = plan_pool(size, observed)
+        plan = plan_pool(size)
         if not dry_run:
             await execute(plan, host, reporter=reporter)
     return plan

@@ -10,10 +10,13 @@ from machines.declare.fleet import check_machine
 from machines.declare.values import parse_publish
 from machines.errors import NotFound, raise_all
 from machines.model.frozen import replace
+from machines.model.link import Attachment
 from machines.model.machine import Machine, Publish
+from machines.model.names import own_link
 from machines.model.observed import Record
+from machines.model.source import Source
 from machines.operations.declared import readable_machines
-from machines.operations.observe import read_networks, read_records
+from machines.operations.records import read_networks, read_records
 from machines.render import paths
 from machines.render.placement import Placement
 from machines.render.ports import targets, ways
@@ -71,15 +74,17 @@ def _named(text: str, port: Publish, machine: Machine) -> list[Publish]:
 def list_ports(host: Host, name: str | None = None) -> list[dict[str, object]]:
     """Give who answers where on this host: a row for each published port, or those of machine ``name`` alone.
 
-    Raises NotFound for a machine that is not declared.
+    Raises NotFound for a machine that is not declared, nor was made of a file of its own (apply --file).
     """
-    declared = readable_machines(host, name=name or "")
+    records = read_records(host)
+    declared = readable_machines(host, name=name if name and name not in records else "")
+    declared = {**{record.name: _as_made(record, host) for record in records.values()}, **declared}
     if name is not None and name not in declared:
         raise NotFound(f"machine {name} is not declared", hint="machctl list shows which machines are")
     machines = [machine for machine in declared.values() if machine.publish and name in {None, machine.name}]
     if not machines:
         return []
-    records, networks, running = read_records(host), read_networks(host), host.running()
+    networks, running = read_networks(host), host.running()
     states = host.units.states(["machctl-port-*.socket"])
     ipv6 = host.facts.ipv6_loopback()
     rows = []
@@ -95,6 +100,18 @@ def list_ports(host: Host, name: str | None = None) -> list[dict[str, object]]:
             active = states.get(paths.port_unit(machine.name, port, "socket")) == "active"
             rows.append(_row(port, machine, placement, running=machine.name in running, listening=active))
     return rows
+
+
+def _as_made(record: Record, host: Host) -> Machine:
+    """Give what its record says of a machine that is declared nowhere on this host."""
+    name = record.name
+    links = tuple(
+        Attachment("veth") if own_link(name) == each else Attachment("bridge", each) for each in record.addresses
+    )
+    return Machine(
+        name, Source("image", name), "", publish=tuple(map(parse_publish, record.ports)), links=links,
+        on_demand=bool(record.ports) and host.files.read_text(paths.sockets_file(name)) is not None,
+    )  # fmt: skip
 
 
 def _row(port: Publish, machine: Machine, placement: Placement, *, running: bool, listening: bool) -> dict[str, object]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from machines.model.source import Source
 from machines.operations.identity import forget
-from machines.render.paths import GUEST_NETWORK_DIRECTORY, RESOLVER_FILE
+from machines.operations.places import PLACE
+from machines.render.paths import GUEST_MANAGER_FILE, GUEST_NETWORK_DIRECTORY, RESOLVER_FILE
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -53,6 +54,24 @@ MASKED_GENERATORS = (
 # Their time says that /etc and /var are as new as /usr (systemd-update-done.service(8)): the packages' own scripts have
 # made users and caches, and a first boot need not make them again, 200 ms of processor time.
 UPDATED = ("/etc/.updated", "/var/.updated")
+
+# systemd starts logind when its name on the bus is asked for, as pam_systemd(8) does when somebody logs in. At boot,
+# where its package has it wanted, nobody has: it would be a tenth of the boot's processor time, and one more process.
+LOGIND = "systemd-logind.service"
+_ACTIVATES_LOGIND = "/usr/share/dbus-1/system-services/org.freedesktop.login1.service"
+# Only logind starts what lingers (loginctl(1), enable-linger).
+LINGER_UNIT = "machctl-linger.service"
+LINGER = f"""\
+# written by machctl
+[Unit]
+Description=Have logind start what lingers
+Documentation=man:loginctl(1)
+ConditionDirectoryNotEmpty=/var/lib/systemd/linger
+
+[Service]
+Type=oneshot
+ExecStart=systemctl start --no-block {LOGIND}
+"""
 
 RESOLVER = """\
 # written by machctl
@@ -101,6 +120,8 @@ def prepare(tree: str, source: Source, host: Host, *, init: bool) -> None:
     guests.write_file(
         tree, f"{GUEST_NETWORK_DIRECTORY}/README", "# machctl shows a machine the settings of its links here.\n"
     )
+    # A tree that nothing can be written to needs these places before anything is mounted there.
+    guests.write_file(tree, GUEST_MANAGER_FILE, PLACE)
     if source.bootstrapped:
         for path in UPDATED:
             guests.write_file(tree, path, "# written by machctl: what systemd-update-done.service(8) would do\n")
@@ -108,6 +129,11 @@ def prepare(tree: str, source: Source, host: Host, *, init: bool) -> None:
             guests.link(tree, f"{_UNITS}/{unit}", "/dev/null")
         for generator in MASKED_GENERATORS:
             guests.link(tree, f"/etc/systemd/system-generators/{generator}", "/dev/null")
+        if guests.exists(tree, _ACTIVATES_LOGIND):
+            # In a .wants/ directory, too, what is in /etc overrides what is in /usr (systemd.unit(5)).
+            guests.link(tree, f"{_UNITS}/multi-user.target.wants/{LOGIND}", "/dev/null")
+            guests.write_file(tree, f"{_UNITS}/{LINGER_UNIT}", LINGER)
+            guests.link(tree, f"{_UNITS}/multi-user.target.wants/{LINGER_UNIT}", f"{_UNITS}/{LINGER_UNIT}")
 
 
 def _directory_of(unit: str, tree: str, host: Host) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from machines.errors import MachctlError
 from machines.plan.steps import Step
 
 
@@ -17,6 +18,9 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         """``text`` says what did not work out, and did not keep the rest from being done."""
+
+    def ended(self, machine: str, error: MachctlError | None) -> None:
+        """All that was to be done to ``machine`` is done, or was left with an error."""
 
     def quietly(self) -> Reporter:
         """Give a reporter for what nobody needs to see."""

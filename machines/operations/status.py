@@ -11,7 +11,8 @@ from machines.errors import NotFound
 from machines.model.observed import Record
 from machines.operations.declared import readable_machines
 from machines.operations.inspect import MachineStatus
-from machines.operations.observe import observe, read_records
+from machines.operations.observe import observe
+from machines.operations.records import read_records
 from machines.render import paths
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def describe(machine: MachineStatus, host: Host) -> dict[str, object]:
     found["cpu_seconds"] = usage.get("cpu_seconds")
     found["tasks"] = usage.get("tasks")
     found["result"] = usage.get("result")
+    found["restarts"] = usage.get("restarts")
     found |= disk_of(machine, read_records(host).get(machine.name), host)
     declared = readable_machines(host).get(machine.name)
-    found["declaration"] = {"file": declared.origin, **declared_values(declared)} if declared else None
+    group = {"group": declared.group} if declared and declared.group else {}
+    found["declaration"] = {"file": declared.origin, **group, **declared_values(declared)} if declared else None
     return found
 
 

@@ -61,6 +61,10 @@ async def export(name: str, path: str, host: Host, progress: Progress, *, form: 
                 host.pool.remove_path(host.pool.staging_path(name))
 
 
+# What gives a machine something of the host that others have not, or has the host do something.
+GIVEN = ("binds", "devices", "capabilities", "system_call_filter", "nesting", "secrets", "after", "autostart")
+
+
 async def bring(
     path: str,
     name: str | None,
@@ -100,9 +104,12 @@ def _taken_over(machine: Machine, host: Host, *, trust: bool) -> tuple[Machine, 
     if machine.on_demand and not can_wake(machine):
         left_out.append("its start on demand")
         machine = replace(machine, on_demand=False, idle_stop=None)
-    if not trust and (machine.binds or machine.autostart):
-        left_out += [f"bind {bind}" for bind in machine.binds] + ["autostart"] * machine.autostart
-        machine = replace(machine, binds=(), autostart=False)
+    for field in () if trust else GIVEN:
+        value, default = getattr(machine, field), getattr(Machine, field)
+        if value != default:
+            what = field.rstrip("s").replace("_", " ").replace("capabilitie", "capability")
+            left_out += [f"{what} {each}" for each in value] if isinstance(value, tuple) else [what]
+            machine = replace(machine, **{field: default})
     return machine, left_out
 
 
@@ -127,4 +134,4 @@ def _declared(text: str, path: str, kind: str, name: str | None) -> Machine:
         raise MachctlError(f"{path} does not say which machine it is", hint="make one of it: machctl create tar:PATH")
     (machine,) = machines.values()
     chosen = check_new_name(name or machine.name)
-    return replace(machine, name=chosen, origin=own_file(chosen))
+    return replace(machine, name=chosen, origin=own_file(chosen), group="")

@@ -69,7 +69,7 @@ async def copy_tree(step: CopyTree, host: Host, progress: Progress) -> None:
     """Make the tree of a machine a copy of another's beside its place; nothing is left where that fails."""
     log = bootstrap_log(step.machine)
     try:
-        with _held_still(step.running, host):
+        with held_still(step.running, host):
             target = await host.storage.copy_origin(step.origin, step.machine, uid=step.uid, log=log, progress=progress)
         _become(step, target, host)
     except BaseException as error:
@@ -203,7 +203,7 @@ def _is_seen(upper: int, base: int) -> bool:
 async def take_snapshot(step: TakeSnapshot, host: Host, progress: Progress) -> None:
     """Keep how a machine's tree is now."""
     log = bootstrap_log(step.machine)
-    with _held_still(step.running, host):
+    with held_still(step.running, host):
         await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
 
 
@@ -224,8 +224,11 @@ async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> Non
 
 
 @contextmanager
-def _held_still(unit: str, host: Host) -> Iterator[None]:
-    """Freeze a running machine while its files are copied one by one (org.freedesktop.systemd1.Manager.FreezeUnit)."""
+def held_still(unit: str, host: Host) -> Iterator[None]:
+    """Freeze a running machine while its files are copied one by one (org.freedesktop.systemd1.Manager.FreezeUnit).
+
+    ``unit`` is its unit; "" holds nothing still.
+    """
     if not unit:
         yield
         return
@@ -249,3 +252,11 @@ def _own(machine: Machine, tree: str, like: str, host: Host) -> None:
         path = "/root/.ssh/authorized_keys"
         host.guests.copy_directories(tree, like, path)
         host.guests.write_file(tree, path, "\n".join(machine.ssh_keys) + "\n", mode=0o600)
+    if machine.environment and (machine.read_only or machine.volatile):
+        from machines.operations.places import PLACE
+        from machines.render.paths import GUEST_MANAGER_FILE
+
+        # Bases from before do not have it.
+        if not host.guests.exists(like, GUEST_MANAGER_FILE):
+            host.guests.copy_directories(tree, like, GUEST_MANAGER_FILE)
+            host.guests.write_file(tree, GUEST_MANAGER_FILE, PLACE)

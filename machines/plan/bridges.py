@@ -102,7 +102,8 @@ def remove_bridge(bridge: str, machine: str, host: Host, *, reason: str) -> Plan
     plan += [steps.RemoveFile(reason=reason, machine=machine, path=path) for path in files]
     if host.networkd and any(path.startswith(paths.NETWORK_DIRECTORY) for path in files):
         plan.append(steps.ReloadNetworkd(reason=f"files of bridge {bridge} are gone", machine=machine))
-    if bridge in host.links:
+    # Where nspawn has taken that of a zone away, networkd makes it again as soon as it reads its files for another one.
+    if bridge in host.links or any(path.endswith(".netdev") for path in files):
         plan.append(steps.RemoveLink(reason=reason, machine=machine, link=bridge))
     if paths.unmanaged_file(bridge) in files and NETWORK_MANAGER in host.active:
         plan.append(steps.ReloadNetworkManager(reason=f"bridge {bridge} is gone", machine=machine))

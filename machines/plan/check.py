@@ -10,6 +10,7 @@ from machines.errors import Conflict, MachctlError, NotFound, Unsupported
 from machines.model.base import Base
 from machines.model.machine import Machine
 from machines.model.observed import Host
+from machines.model.secret import Secret
 from machines.plan.check_host import PACKAGES, TOOLS, check_host
 from machines.plan.check_links import check_links
 from machines.plan.place import place
@@ -48,19 +49,26 @@ def check_machine(machine: Machine, host: Host, declared: Mapping[str, Machine])
         if tool not in host.tools
     ]
     errors += check_links(machine, host, declared)
-    for bind in machine.binds:
-        if bind.source in host.missing_binds:
-            errors.append(
-                NotFound(f"bind {bind}: the host has no {bind.source}", hint=f"make it first: mkdir -p {bind.source}")
-            )
-        elif not (bind.read_only or bind.source in host.idmap_paths or bind.source.startswith("/dev/")):
-            errors.append(
-                Unsupported(
-                    f"bind {bind}: the file system of {bind.source} cannot show the machine its files as its own",
-                    hint="bind it read-only with :ro, or from a directory on ext4, btrfs, xfs or tmpfs",
-                )
-            )
+    if machine.binds or machine.has_settings:
+        from machines.plan.check_settings import check_binds, check_settings
+
+        errors += [*check_binds(machine, host), *check_settings(machine, host)]
+    errors += [
+        NotFound(f"secret {secret.name} of {machine.name}: {_where(secret)}", hint=_keep(secret))
+        for secret in machine.secrets
+        if str(secret) not in host.secrets
+    ]
     return errors + _check_place(machine, host, declared)
+
+
+def _where(secret: Secret) -> str:
+    if secret.kind == "file":
+        return f"{secret.reference} is no file of this host"
+    return f"nothing is kept as {secret.reference}"
+
+
+def _keep(secret: Secret) -> str:
+    return f"keep it: machctl secret set {secret.reference}" if secret.kind == "credential" else "write that file"
 
 
 def _check_place(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
@@ -94,7 +102,8 @@ def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[
     if name in host.running:
         return [Conflict(f"a machine {name} is running already", hint=f"choose another name, such as {suggestion}")]
     if name in host.snapshots:
-        return [Conflict(f"there are snapshots of an earlier {name}", hint="machctl gc removes them")]
+        forget = f"machctl rm {name} removes them" if name in host.records else "machctl gc removes them"
+        return [Conflict(f"there are snapshots of an earlier {name}", hint=forget)]
     settings = paths.settings_file(name)
     text = host.files.get(settings)
     if text is not None and paths.owner(settings, text) is None:

@@ -11,6 +11,7 @@ from machines.model.link import Attachment
 from machines.model.machine import Machine
 from machines.model.names import link_network
 from machines.model.observed import Host
+from machines.plan.owned import on_same_link, owned_on_links
 
 RENAMED = 254
 """The version of systemd from which on MACVLAN=, IPVLAN= and Interface= take a name (systemd.nspawn(5))."""
@@ -29,27 +30,15 @@ def check_links(machine: Machine, host: Host, declared: Mapping[str, Machine]) -
 
 def _check_neighbours(machine: Machine, declared: Mapping[str, Machine]) -> list[MachctlError]:
     """What another machine on the same link has already: on networks of machctl's that is seen from its records."""
-    errors: list[MachctlError] = []
-    for name, other in declared.items():
-        if name == machine.name:
-            continue
-        theirs = {(link.kind in OUTSIDE, link.target, link.vlan, what) for link in other.links for what in _own(link)}
-        for link in machine.links:
-            for what in _own(link):
-                if (link.kind in OUTSIDE, link.target, link.vlan, what) in theirs:
-                    errors.append(
-                        Conflict(
-                            f"link {format_link(link)!r} of {machine.name}: machine {name} has {what} there",
-                            hint="give one of the two another",
-                        )
-                    )
-    return errors
-
-
-def _own(link: Attachment) -> list[str]:
-    """What nobody else on a link's network may have."""
-    addresses = [address.partition("/")[0] for address in link.addresses]
-    return [*addresses, *([link.mac] if link.mac else [])] if link.kind != "veth" else []
+    return [
+        Conflict(
+            f"link {format_link(link)!r} of {machine.name}: machine {name} has {what} there",
+            hint="give one of the two another",
+        )
+        for link, what in owned_on_links(machine)
+        for name in on_same_link(link, what, declared)
+        if name != machine.name
+    ]
 
 
 def _check_parent(name: str, link: Attachment, host: Host) -> list[MachctlError]:

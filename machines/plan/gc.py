@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from machines.model.machine import Machine
-from machines.model.observed import Host
+from machines.model.observed import Host, Record
+from machines.model.rollout import INTENT, read_rollout
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.firewalld import plan_left_open
+from machines.plan.ports import plan_unrouted
 from machines.plan.remove import plan_remove
 from machines.plan.steps import Plan
 from machines.render import paths
@@ -27,13 +29,25 @@ def half_made(host: Host, declared: Mapping[str, Machine], *, busy: frozenset[st
         name
         for name, record in host.records.items()
         if name not in busy
-        # That is finished, not taken back.
-        and not record.intent.startswith("rename")
+        # That is finished, not taken back; and what is left of a machine with its snapshots is meant to be.
+        and not record.intent.startswith(("rename", "pruned"))
+        # Its layer is data, also while what its tree is in is not mounted; rm takes it away, not we.
+        and not (record.intent == "ejected" and record.storage == "overlay")
         and (
             record.intent.startswith("throwaway")
             or (name not in declared and (name not in host.trees or record.intent in {"remove", "new"}))
+            or is_left(record, host)
         )
     )
+
+
+def is_left(record: Record, host: Host) -> bool:
+    """Tell whether a machine stands in for another whose rollout has ended."""
+    kind, _, name = record.intent.partition(" ")
+    if kind != INTENT:
+        return False
+    state = read_rollout(host.files.get(paths.rollout_file(name), ""))
+    return state is None or not state.unfinished
 
 
 def plan_gc(
@@ -72,4 +86,5 @@ def plan_gc(
         )
         plan += steps_of_name
     plan += plan_unused(host, gone=dead, machine="", nat_changed=nat_changed)
+    plan += plan_unrouted(host, plan)
     return plan + plan_left_open(host, plan)

@@ -54,8 +54,9 @@ def stop_waiting(name: str, host: Host, *, wanted: Collection[str], reason: str)
     ``wanted`` are those that it still leads to. Networks of machctl's own are left to plan_unused().
     """
     own = host.records.get(name)
-    others = {target for record in host.records.values() if record.name != name for target in _targets(record)}
-    left = _targets(own) - {*wanted, *others, *host.networks} if own else set()
+    left = _targets(own) - {*wanted, *host.networks} if own else set()
+    if left:
+        left -= {target for record in host.records.values() if record.name != name for target in _targets(record)}
     units = [bridge_unit(target) for target in sorted(left)]
     return [steps.StopUnit(reason=reason, machine=name, unit=unit) for unit in units if unit in host.active]
 

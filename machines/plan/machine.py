@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from machines.declare.write import declared_values
 from machines.errors import Conflict
 from machines.model.base import Base, Payload
-from machines.model.frozen import dataclass, replace
-from machines.model.limits import Limits
+from machines.model.frozen import dataclass
+from machines.model.limits import PROPERTIES, Limits
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
 from machines.model.observed import Host, Record
 from machines.model.snapshot import Origin
 from machines.plan import steps
 from machines.plan.claims import with_claims
-from machines.plan.firewalld import plan_opened
+from machines.plan.firewalld import FIREWALLD, plan_opened
 from machines.plan.links import link_parents, link_targets, plan_links, stop_waiting
 from machines.plan.names import plan_names
 from machines.plan.networks import ask_here, drop_stale, load_nat, network_files, settle
+from machines.plan.owned import nat_loaded, owned_files
 from machines.plan.place import place
 from machines.plan.ports import close_ports, is_port_unit, open_ports
 from machines.plan.steps import Plan
@@ -53,11 +56,13 @@ def plan_machine(
     base: Base | None = None,
     copy: Copy | None = None,
     intent: str = "",
+    names: bool = True,
 ) -> Plan:
     """Give the steps from ``host`` to ``machine``: none where it is as declared.
 
     ``declaration`` is the text of the machine's own declaration file, where machctl has to write that as well;
-    ``base`` or ``copy`` is what its tree is made of if it has none, ``intent`` what is recorded of it.
+    ``base`` or ``copy`` is what its tree is made of if it has none, ``intent`` what is recorded of it. Without
+    ``names`` what keeps those is left to the caller, who has all machines before him.
     Raises Conflict for a file in the way that machctl did not write.
     """
     made_of = copy or base
@@ -91,8 +96,8 @@ def plan_machine(
     writes = _writes(wanted, host, machine=machine.name)
     removals = [
         steps.RemoveFile(reason=STALE, machine=machine.name, path=path)
-        for path, text in host.files.items()
-        if path not in wanted and paths.owner(path, text) == ("machine", machine.name)
+        for path in owned_files(machine.name, host.files)
+        if path not in wanted
     ]
     plan += writes
     plan += drop_stale(placement.networks.values(), wanted, host, machine=machine.name)
@@ -108,7 +113,7 @@ def plan_machine(
     plan += _disk(machine, host, missing=missing)
     plan += _settle([*writes, *removals], wanted, machine, host, placement)
     plan += _autostart(machine, host)
-    return plan + plan_names(host, with_claims(host, plan), machine=machine.name)
+    return plan + plan_names(host, with_claims(host, plan), machine=machine.name) if names else plan
 
 
 def _disk(machine: Machine, host: Host, *, missing: bool) -> Plan:
@@ -164,7 +169,7 @@ def _made(machine: Machine, host: Host) -> dict[str, object]:
     own = host.records.get(machine.name)
     if machine.name in host.trees:
         return dict(own.made) if own else {}
-    values = declared_values(machine)
+    values = declared_values(machine, only=TREE_KEYS)
     return {key: values[key] for key in TREE_KEYS if key in values}
 
 
@@ -173,7 +178,7 @@ def tree_note(machine: Machine, host: Host) -> str:
     own = host.records.get(machine.name)
     if machine.name not in host.trees or own is None or not own.made:
         return ""
-    values = declared_values(machine)
+    values = declared_values(machine, only=TREE_KEYS)
     changed = [key for key in TREE_KEYS if own.made.get(key) != values.get(key)]
     return f"{', '.join(changed)} changed since its tree was made, which stays as it is" if changed else ""
 
@@ -214,40 +219,50 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
     # Units of ports that were stopped before their files went systemd has forgotten.
     gone = [path for path in removed if is_port_unit(path)]
     units = [path for path in changed if path.startswith(paths.UNIT_DIRECTORY) and path not in gone]
-    # What systemd has not loaded it reads when somebody asks for it.
-    if any(paths.unit_of(path) in host.loaded for path in units):
+    # What systemd has not loaded it reads when somebody asks for it; units that a target wants it never forgets.
+    if any(paths.unit_of(path) in host.loaded for path in units) or paths.sockets_file(machine.name) in removed:
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
     elif machine.name in host.stale_units:
         plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))
     plan += _limits(wanted, machine, host)
     plan += settle(placement.networks.values(), changed, host, machine=machine.name)
-    seen = host if placement.networks else replace(host, nat=None)
-    plan += load_nat(changed, {**host.files, **wanted}, seen, machine=machine.name)
+    # None of its own files there differ from what is wanted, or the first is true.
+    loaded = not placement.networks or host.nat is None or nat_loaded(host)
+    plan += load_nat(changed, host, loaded=loaded, machine=machine.name)
     plan += ask_here(placement.networks.values(), host, machine=machine.name)
     plan += plan_links(machine, host, placement)
     plan += stop_waiting(machine.name, host, wanted=link_parents(machine), reason="it no longer leads there")
-    plan += open_ports(changed, wanted, machine, host)
-    left = {path: text for path, text in host.files.items() if path not in removed}
-    return plan + plan_opened(host, {**left, **wanted}, machine=machine.name)
+    bridges = [bridge for bridge, network in placement.networks.items() if network.kind == "bridge"]
+    plan += open_ports(changed, wanted, machine, host, bridges=bridges)
+    if machine.health is not None or paths.health_file(machine.name) in host.files:
+        from machines.plan.health import plan_probing
+
+        plan += plan_probing(machine, changed, host)
+    if FIREWALLD in host.active:
+        left = {path: text for path, text in host.files.items() if path not in removed}
+        plan += plan_opened(host, {**left, **wanted}, machine=machine.name)
+    return plan
 
 
 def _limits(wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
     """Limits of a running machine: reading its files again, systemd leaves the cgroup as it is."""
     if machine.name not in host.running:
         return []
-    limits = Limits(machine.memory, machine.cpus)
-    have = host.limits.get(machine.name)
-    if have is None:
-        # This kernel keeps none, or not where they can be read: what changed in the file is all there is to go by.
+    limits = Limits.of(machine)
+    have = host.limits.get(machine.name, {})
+    reason = "the kernel has other limits" if limits.differing(have) else ""
+    if not reason:
+        # Of what the kernel does not keep, or not where it can be read, there is only the file to go by.
         path = paths.dropin_file(machine.name)
-        reason = "its limits changed" if _limit_lines(host.files.get(path, "")) != _limit_lines(wanted[path]) else ""
-    else:
-        reason = "the kernel has other limits" if have != limits.rounded() else ""
+        lines = limit_lines(host.files.get(path, ""), have), limit_lines(wanted[path], have)
+        reason = "its limits changed" if lines[0] != lines[1] else ""
     return [steps.SetLimits(reason=reason, machine=machine.name, limits=limits)] if reason else []
 
 
-def _limit_lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith(("MemoryMax=", "CPUQuota="))]
+def limit_lines(text: str, known: Container[str] = ()) -> list[str]:
+    """Give the lines of a drop-in that say limits, but for those that are ``known`` by other ways."""
+    keys = tuple(f"{key}=" for name, key in PROPERTIES.items() if name not in known)
+    return [line for line in text.splitlines() if keys and line.startswith(keys)]
 
 
 def _autostart(machine: Machine, host: Host) -> Plan:

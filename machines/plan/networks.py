@@ -10,14 +10,14 @@ from machines.errors import Conflict, InvalidValue, MachctlError
 from machines.model.frozen import replace
 from machines.model.names import bridge_unit
 from machines.model.network import DeclaredNetwork, Network, choose_subnet, choose_subnet6
-from machines.model.observed import Host, Link
+from machines.model.observed import Host
 from machines.plan import steps
 from machines.plan.bridges import drop_nat, enabled_path, remove_bridge, without
 from machines.plan.check_host import NETWORK_MANAGER
-from machines.plan.claims import with_claims
+from machines.plan.claims import with_bridges, with_claims
 from machines.plan.names import name_servers, own_server, plan_names
 from machines.plan.nat import is_loaded
-from machines.plan.steps import Plan, Step
+from machines.plan.steps import Plan
 from machines.render import paths
 from machines.render.networks import render_bridge
 
@@ -132,36 +132,35 @@ def plan_networks(declared: Mapping[str, DeclaredNetwork], host: Host, names: Co
 
 def as_done(host: Host, plan: Plan) -> Host:
     """Give ``host`` as it is once the plan of a network is done, as far as plans of machines on it depend on that."""
-    files, active, links = dict(host.files), set(host.active), dict(host.links)
-    host = with_claims(host, plan)
-    units = {bridge_unit(bridge): network for bridge, network in host.networks.items()}
-    routes, routes6 = dict(host.routes), dict(host.routes6)
-    for step in plan:
-        if isinstance(step, steps.WriteFile):
-            files[step.path] = step.text
-        elif isinstance(step, steps.StartUnit):
-            active.add(step.unit)
-            if network := units.get(step.unit):
-                links[network.bridge] = Link(network.bridge, "bridge", mtu=network.mtu)
-                routes[network.subnet] = network.bridge
-                routes6 |= {network.subnet6: network.bridge} if network.subnet6 else {}
     nat = None if any(isinstance(step, steps.LoadNat) for step in plan) else host.nat
-    set_ = {step.name for step in plan if isinstance(step, steps.SetSysctl) and step.value}
-    localnet = host.localnet | {bridge for bridge in host.networks if _localnet(bridge) in set_}
-    return replace(
-        host, files=files, active=frozenset(active), links=links, routes=routes, routes6=routes6, nat=nat,
-        localnet=localnet,
-    )  # fmt: skip
+    view = with_bridges(with_claims(host, plan), plan)
+    given = {step.name for step in plan if isinstance(step, steps.SetSysctl) and step.value}
+    localnet = view.localnet | {bridge for bridge in view.networks if _localnet(bridge) in given}
+    disabled = {enabled_path(step.unit) for step in plan if isinstance(step, steps.DisableUnit)}
+    files = {path: text for path, text in view.files.items() if path not in disabled} if disabled else view.files
+    return replace(view, nat=nat, localnet=localnet, files=files)
 
 
-def plan_undeclared(declared: Mapping[str, DeclaredNetwork], host: Host) -> list[steps.ClaimNetwork]:
-    """Give the steps that have networks forget that they were declared: they go with their last machine then."""
-    plan: list[steps.ClaimNetwork] = []
+def plan_undeclared(declared: Mapping[str, DeclaredNetwork], host: Host) -> dict[str, Plan]:
+    """Give the steps that have networks forget that they were declared: they go with their last machine then.
+
+    That they come up at boot by themselves is looked at too: a run may have been killed in between.
+    """
+    plans: dict[str, Plan] = {}
     for name, network in host.networks.items():
-        if network.origin and name not in declared:
+        if name in declared:
+            continue
+        plan: Plan = []
+        reason = "it is no longer declared"
+        if network.origin:
             plain = replace(implicit_network(name, host), subnet=network.subnet, subnet6=network.subnet6)
-            plan.append(steps.ClaimNetwork(reason=f"it is no longer declared in {network.origin}", network=plain))
-    return plan
+            reason = f"it is no longer declared in {network.origin}"
+            plan.append(steps.ClaimNetwork(reason=reason, network=plain))
+        unit = bridge_unit(name)
+        if enabled_path(unit) in host.files:
+            plan.append(steps.DisableUnit(reason=reason, unit=unit))
+        plans |= {name: plan} if plan else {}
+    return plans
 
 
 def plan_network(network: Network, host: Host, *, declaration: str | None = None) -> Plan:
@@ -189,18 +188,20 @@ def plan_network(network: Network, host: Host, *, declaration: str | None = None
     unit = bridge_unit(network.bridge)
     if enabled_path(unit) not in host.files:
         plan.append(steps.EnableUnit(reason="a declared network is there from boot on", unit=unit))
-    plan += load_nat(changed, {**host.files, **wanted}, host)
+    # Where a file of it differs it is loaded anyway.
+    loaded = host.nat is None or is_loaded(host.files, host.nat)
+    plan += load_nat(changed, host, loaded=loaded)
     return plan + ask_here([network], host)
 
 
-def load_nat(changed: Collection[str], files: Mapping[str, str], host: Host, *, machine: str = "") -> Plan:
-    """Give the step that loads the nft table of ``files``, of which those in ``changed`` are new, where it has to be.
+def load_nat(changed: Collection[str], host: Host, *, loaded: bool, machine: str = "") -> Plan:
+    """Give the step that loads the nft table, of whose files those in ``changed`` are new, where it has to be.
 
-    The kernel is looked at as well: a run may have been killed before it, or somebody has flushed all.
+    The kernel is looked at as well (``loaded``): a run may have been killed before it, or somebody has flushed all.
     """
     if any(path.startswith(paths.NAT_DIRECTORY) or path == paths.NAT_FILE for path in changed):
         return [steps.LoadNat(reason="its files changed", machine=machine)]
-    if host.nat is None or is_loaded(files, host.nat):
+    if loaded:
         return []
     reason = "it is not what its files say" if host.nat else "it is not loaded"
     return [steps.LoadNat(reason=reason, machine=machine)]
@@ -214,17 +215,22 @@ def _difference(have: Network | None, wanted: Network) -> str:
     return "\n".join(f"-{key} {getattr(have, key)}\n+{key} {getattr(wanted, key)}" for key in changed)
 
 
+_rendered: dict[str, tuple[Network, tuple[object, ...], dict[str, str]]] = {}
+
+
 def network_files(networks: Iterable[Network], host: Host) -> dict[str, str]:
     """Give all files of networks that machctl makes, path to text."""
     files: dict[str, str] = {}
     for network in networks:
-        files |= render_bridge(
-            network,
-            networkd=host.networkd,
-            dns=name_servers(network, host),
-            local_dns=own_server(network, host),
-            network_manager="NetworkManager" in host.tools,
-        )
+        dns, own = name_servers(network, host), own_server(network, host)
+        manager = "NetworkManager" in host.tools
+        key = (host.networkd, dns, own, manager)
+        found = _rendered.get(network.bridge)
+        if found is None or found[0] is not network or found[1] != key:
+            # The same for all machines that are on it.
+            made = render_bridge(network, networkd=host.networkd, dns=dns, local_dns=own, network_manager=manager)
+            found = _rendered[network.bridge] = network, key, made
+        files |= found[2]
     return files
 
 
@@ -304,12 +310,6 @@ def _is_to_be_told(network: Network, changed: Collection[str], host: Host) -> bo
     """
     path = paths.unmanaged_file(network.bridge)
     return path in changed or (path in host.files and bridge_unit(network.bridge) not in host.active)
-
-
-def tells_network_manager(step: Step) -> bool:
-    """Tell whether a step writes what NetworkManager reads, or has it do so."""
-    writes = isinstance(step, steps.WriteFile) and step.path.startswith(f"{paths.NETWORK_MANAGER_DIRECTORY}/")
-    return writes or isinstance(step, steps.ReloadNetworkManager)
 
 
 def _not_so(network: Network, host: Host) -> str:

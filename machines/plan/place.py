@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from functools import partial
 
 from machines.errors import Conflict
 from machines.model.base import Payload
@@ -16,6 +17,7 @@ from machines.model.network import PREFIXES, DeclaredNetwork, Network, choose_ad
 from machines.model.observed import Host
 from machines.plan.names import name_servers, search_domain
 from machines.plan.networks import resolve
+from machines.plan.owned import new_network
 from machines.plan.storage import storage_of, uid_of
 from machines.render.placement import Placement
 
@@ -40,7 +42,11 @@ def place(machine: Machine, host: Host, *, payload: Payload | None = None, stora
         if network is None:
             if (name in host.links and link.kind != "veth") or (own and name in own.foreign):
                 continue
-            network = _new_network(name, link, host, networks)
+            if networks or link.addresses:
+                network = _new_network(name, link, host, networks)
+            else:
+                # The same for all machines whose first one it is: they are checked before anybody has it.
+                network = new_network(name, link.kind, host, partial(_new_network, name, link, host, {}))
         networks[name] = network
         if link.vlan is None:
             _address(machine.name, link, network, host, addresses, addresses6)
@@ -53,6 +59,9 @@ def place(machine: Machine, host: Host, *, payload: Payload | None = None, stora
         dns=name_servers(first, host),
         domain=search_domain(first, host),
         idmap_paths=host.idmap_paths,
+        devices=host.devices,
+        secrets=host.secrets,
+        nspawn=host.nspawn,
         ipv6_loopback=host.ipv6_loopback,
         networkd=host.networkd,
         storage=storage,
@@ -113,12 +122,16 @@ def _address(
 ) -> None:
     """Put the addresses of a link into ``addresses`` and ``addresses6``: those chosen, those it has, or free ones."""
     bridge, own = network.bridge, host.records.get(name)
-    used, used6 = _used(bridge, name, host)
-    chosen = {6 if ":" in text else 4: _chosen(text, name, network, used | used6) for text in link.addresses}
     had, had6 = (own.addresses.get(bridge), own.addresses6.get(bridge)) if own else (None, None)
+    fits = had is not None and ipaddress.IPv4Address(had) in network.subnet
+    fits6 = had6 is not None and network.subnet6 is not None and ipaddress.IPv6Address(had6) in network.subnet6
+    has_all = fits and (fits6 or network.subnet6 is None)
+    # What it has nobody else was given.
+    used, used6 = _used(bridge, name, host) if link.addresses or not has_all else ({}, {})
+    chosen = {6 if ":" in text else 4: _chosen(text, name, network, used | used6) for text in link.addresses}
     if 4 in chosen:
         addresses[bridge] = chosen[4]
-    elif had and ipaddress.IPv4Address(had) in network.subnet:
+    elif had and fits:
         addresses[bridge] = had
     else:
         addresses[bridge] = choose_address(network, used)
@@ -126,7 +139,7 @@ def _address(
         return
     if 6 in chosen:
         addresses6[bridge] = chosen[6]
-    elif had6 and ipaddress.IPv6Address(had6) in network.subnet6:
+    elif had6 and fits6:
         addresses6[bridge] = had6
     else:
         found = choose_address6(network, addresses[bridge], used6)

@@ -37,7 +37,7 @@ def check_pool(host: Host) -> list[MachctlError]:
     return errors
 
 
-def plan_pool(size: int, host: Host) -> Plan:
+def plan_pool(size: int) -> Plan:
     """Give the steps after which the pool is a btrfs of ``size`` bytes, now and after every boot."""
     files = render_pool()
     units = [path.rsplit("/", 1)[1] for path in files]

@@ -7,9 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from machines.declare.values import parse_publish
 from machines.errors import Conflict, MachctlError, Unsupported
+from machines.model.frozen import replace
 from machines.model.machine import Machine, Publish
 from machines.model.observed import Host, Listener
 from machines.plan import steps
+from machines.plan.claims import files_after
+from machines.plan.owned import near_ports, own_ports, owned_files
 from machines.plan.steps import Plan, Step
 from machines.render import paths
 from machines.render.placement import Placement
@@ -31,9 +34,27 @@ def close_ports(removals: Sequence[Step], machine: str) -> Plan:
     return [steps.ClosePorts(reason=STALE, machine=machine, units=units)] if units else []
 
 
+def given_up(plan: Plan) -> tuple[Plan, Plan]:
+    """Give the steps that stop units of ports whose files the plan removes, and the plan without these units.
+
+    Ports that a machine keeps are closed only when it is about to stop.
+    """
+    gone = {step.path.rpartition("/")[2] for step in plan if isinstance(step, steps.RemoveFile)}
+    first: Plan = []
+    rest: Plan = []
+    for step in plan:
+        if not isinstance(step, steps.ClosePorts):
+            rest.append(step)
+            continue
+        for into, moves in ((first, True), (rest, False)):
+            units = tuple(unit for unit in step.units if (unit in gone) == moves)
+            into += [replace(step, units=units)] if units else []
+    return first, rest
+
+
 def port_units(name: str, host: Host) -> tuple[str, ...]:
     """Give the units of a machine's published ports that there are."""
-    owned = (path for path, text in host.files.items() if paths.owner(path, text) == ("machine", name))
+    owned = owned_files(name, host.files)
     return tuple(path.rsplit("/", 1)[1] for path in owned if is_port_unit(path))
 
 
@@ -42,13 +63,18 @@ def is_port_unit(path: str) -> bool:
     return path.startswith(f"{paths.UNIT_DIRECTORY}/machctl-port-")
 
 
-def open_ports(changed: Collection[str], wanted: Mapping[str, str], machine: Machine, host: Host) -> Plan:
-    """Give the steps after which the ports of a machine answer that runs, or that is started by them."""
+def open_ports(
+    changed: Collection[str], wanted: Mapping[str, str], machine: Machine, host: Host, *, bridges: Collection[str]
+) -> Plan:
+    """Give the steps after which the ports of a machine answer that runs, or that is started by them.
+
+    ``bridges`` are up by then, be they there yet or not.
+    """
     plan: Plan = []
     text = wanted.get(paths.sysctl_file(machine.name), "")
     for key in read_loopback(text):
         link = key.split("/")[3]
-        if link in host.links and link not in host.localnet:
+        if (link in host.links or link in bridges) and link not in host.localnet:
             reason = "a port is published on 127.0.0.1 that no proxy passes on"
             plan.append(steps.SetSysctl(reason=reason, machine=machine.name, name=key, value=1))
     sockets = {path: path.rsplit("/", 1)[1] for path in wanted if path.endswith(".socket")}
@@ -72,6 +98,31 @@ def read_loopback(text: str) -> list[str]:
     return [line.split("=")[0].strip(" -") for line in text.splitlines() if line.startswith("-")]
 
 
+def plan_unrouted(host: Host, plan: Plan, *, machine: str = "") -> Plan:
+    """Give the steps that have 127.0.0.1 routed no more over links that no file wants that of once ``plan`` is done."""
+    if not host.localnet:
+        return []
+    done = {step.link for step in plan if isinstance(step, steps.RemoveLink)}
+    done |= {step.name.split("/")[3] for step in plan if isinstance(step, steps.SetSysctl) and not step.value}
+    reason = "no port on 127.0.0.1 needs it any more"
+    return [
+        steps.SetSysctl(reason=reason, machine=machine, name=loopback_key(link), value=0)
+        for link in sorted(host.localnet - done - wanted_loopback(files_after(plan, host.files)))
+    ]
+
+
+def loopback_key(link: str) -> str:
+    """Give what of the kernel's settings says that 127.0.0.1 is routed over a link (sysctl.d(5))."""
+    return f"net/ipv4/conf/{link}/route_localnet"
+
+
+def wanted_loopback(files: Mapping[str, str]) -> set[str]:
+    """Give the links that 127.0.0.1 has to be routed over."""
+    places = (paths.SYSCTL_DIRECTORY, paths.LOCALNET_DIRECTORY)
+    keys = (key for path, text in files.items() if path.startswith(places) for key in read_loopback(text))
+    return {key.split("/")[3] for key in keys}
+
+
 def check_ports(
     machine: Machine, host: Host, declared: Mapping[str, Machine], placement: Placement
 ) -> list[MachctlError]:
@@ -91,21 +142,22 @@ def check_ports(
 def _taken(name: str, port: Publish, host: Host, declared: Mapping[str, Machine]) -> MachctlError | None:
     shown = port.shown
     free = "publish another port of the host: --publish {}"
-    for other in declared.values():
-        if other.name != name and any(port.collides(theirs) for theirs in other.publish):
+    for other, theirs in near_ports(port, declared):
+        if other.name != name and port.collides(theirs):
             return Conflict(
                 f"port {shown} belongs to machine {other.name}", hint=free.format(_free(port, host, declared))
             )
     for record in host.records.values():
-        if record.name not in {name, *declared} and any(port.collides(parse_publish(text)) for text in record.ports):
+        if record.name == name or record.name in declared:
+            continue
+        if any(port.collides(parse_publish(text)) for text in record.ports):
             return Conflict(
                 f"port {shown} belongs to machine {record.name}, which is being made",
                 hint=free.format(_free(port, host, declared)),
             )
-    own = _machines_own(host, declared)
     for listener in host.listeners:
         # Whose it is by declaration has been looked at above; one that lost it gives it up first.
-        if _in_the_way(port, listener) and (listener.port, listener.protocol) not in own:
+        if _in_the_way(port, listener) and (listener.port, listener.protocol) not in own_ports(host, declared):
             which = shown if port.count == 1 else f"{listener.port} of {shown}"
             option = "t" if port.protocol == "tcp" else "u"
             return Conflict(
@@ -125,13 +177,6 @@ def _in_the_way(port: Publish, listener: Listener) -> bool:
         # Of the loopback addresses a port that is published on all has these two alone: resolved listens on others.
         return not listener.address.startswith("127.") or listener.address == "127.0.0.1"
     return listener.address in {*every, port.address}
-
-
-def _machines_own(host: Host, declared: Mapping[str, Machine]) -> set[tuple[int, str]]:
-    """Give the ports on which an active socket unit of a machine listens, by declaration or by record."""
-    ports = [(name, port) for name, machine in declared.items() for port in machine.publish]
-    ports += [(name, parse_publish(text)) for name, record in host.records.items() for text in record.ports]
-    return {(port.host, port.protocol) for name, port in ports if paths.port_unit(name, port, "socket") in host.active}
 
 
 def _free(port: Publish, host: Host, declared: Mapping[str, Machine]) -> str:

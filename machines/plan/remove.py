@@ -10,13 +10,13 @@ from machines.errors import Conflict
 from machines.model.base import IMPORTED
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import bridge_unit, machine_unit
+from machines.model.names import bridge_unit, machine_unit, update_timer
 from machines.model.observed import Host, Record
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
 from machines.plan.firewalld import plan_left_open
 from machines.plan.links import link_parents, stop_waiting
-from machines.plan.ports import port_units
+from machines.plan.ports import plan_unrouted, port_units
 from machines.plan.steps import Plan
 from machines.render import paths
 
@@ -46,9 +46,20 @@ def plan_remove(
         plan.append(steps.ClosePorts(reason=reason, machine=name, units=ports))
     if name in host.running:
         plan.append(steps.StopMachine(reason="it is running", machine=name, name=name, terminate=True))
+    elif machine_unit(name) in host.active:
+        # It is on its way up: nobody has registered it yet.
+        plan.append(steps.StopUnit(reason="it is starting", machine=name, unit=machine_unit(name)))
     if host.enabled.get(name):
         plan.append(steps.DisableUnit(reason=reason, machine=name, unit=machine_unit(name)))
     files = [path for path, text in host.files.items() if paths.owner(path, text) == ("machine", name)]
+    files += [path for path in host.files if path.startswith(f"{paths.adopted_directory(name)}/")]
+    ejected = [path for path, text in host.files.items() if text.startswith(f"{paths.ejected_header(name)}\n")]
+    plan += [
+        steps.StopUnit(reason=reason, machine=name, unit=paths.unit_of(path))
+        for path in ejected
+        if path.startswith(paths.UNIT_DIRECTORY) and paths.unit_of(path).endswith(("-network.service", ".socket"))
+    ]
+    files += [path for path in [*ejected, paths.ejected_file(name)] if path in host.files]
     settings = paths.settings_file(name)
     if own is None and name in host.trees and settings in host.files and settings not in files:
         # machined removes the settings of an image with it (systemd#15900), whoever wrote them.
@@ -57,13 +68,24 @@ def plan_remove(
         text = host.files.get(own.origin)
         # What else the file says need not be a machine, nor be right.
         shared = text is not None and not declares_only(text, "machines", name)
+        if own.group:
+            raise Conflict(
+                f"machine {name} is one of the replicas of {own.group}, declared in {own.origin}",
+                hint=f"lower replicas of [machines.{own.group}] there, then run: machctl apply --prune",
+            )
         if shared or own.origin.endswith("/fleet.toml"):
             raise Conflict(
                 f"machine {name} is declared in {own.origin}, together with others",
                 hint=f"take [machines.{name}] out of that file, then run machctl rm {name} again",
             )
         files.append(own.origin)
+    plan += _forget_updates(name, host, reason=reason)
+    kept = (paths.health_file(name), paths.results_file(name), paths.rollout_file(name), paths.redirect_file(name))
+    files += [path for path in kept if path in host.files]
     plan += [steps.RemoveFile(reason=reason, machine=name, path=path) for path in files]
+    if paths.device_directory(name) in host.files.get(paths.dropin_file(name), ""):
+        # It goes with every stop, but not with a host that lost its power.
+        plan.append(steps.RemoveLeftover(reason=reason, machine=name, path=paths.device_directory(name)))
     if name in host.journals:
         plan.append(steps.RemoveFile(reason="its journal was linked there", machine=name, path=host.journals[name]))
     if name in host.logs and reason == RM:
@@ -82,7 +104,9 @@ def plan_remove(
         )
     # What systemd knows of a mount it forgets with the mount.
     units = [path for path in files if path.startswith(paths.UNIT_DIRECTORY) and not path.endswith(".mount")]
-    if any(paths.unit_of(path) in host.loaded for path in units):
+    # Whoever was killed at this may have removed the files and told nobody.
+    again = record is not None and record.intent == "remove" and machine_unit(name) in host.loaded
+    if again or any(paths.unit_of(path) in host.loaded for path in units):
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=name))
     if record:
         # The record goes last of what is the machine's: as long as it is there, a killed run can be finished.
@@ -91,15 +115,53 @@ def plan_remove(
         plan.append(steps.RemoveBase(reason="it was for this machine alone", base=record.base))
     plan += _foreign_links(name, own, host, declared, reason=reason)
     if bridges:
-        nat_changed = any(path.startswith(paths.NAT_DIRECTORY) for path in files)
-        plan += plan_unused(host, gone={name}, machine=name, nat_changed=nat_changed)
+        plan += plan_unused(host, gone={name}, machine=name, nat_changed=changes_nat(plan))
+        plan += plan_unrouted(host, plan, machine=name)
         plan += plan_left_open(host, plan, machine=name)
+    return plan
+
+
+def changes_nat(plan: Plan) -> bool:
+    """Tell whether a plan removes files of the nft table."""
+    return any(_is_nat(step) for step in plan)
+
+
+def _is_nat(step: steps.Step) -> bool:
+    places = (paths.NAT_DIRECTORY, paths.REDIRECT_DIRECTORY)
+    return isinstance(step, steps.RemoveFile) and step.path.startswith(places)
+
+
+def split_removal(plan: Plan) -> tuple[Plan, Plan]:
+    """Give what takes a machine away, and what is left then: for systemd and nft, of which many machines have one."""
+    ends = (steps.DisableUnit, steps.ReloadUnits, steps.RemoveBase)
+    last = {paths.machine_record(step.machine) for step in plan}
+    rest: Plan = [
+        step
+        for step in plan
+        if isinstance(step, ends) or _is_nat(step) or (isinstance(step, steps.RemoveFile) and step.path in last)
+    ]
+    return [step for step in plan if step not in rest], rest
+
+
+def _forget_updates(name: str, host: Host, *, reason: str) -> Plan:
+    """What was to upgrade its packages at some time, and what one that was killed had kept of it."""
+    plan: Plan = []
+    if paths.unit_dropin(update_timer(name)) in host.files:
+        from machines.plan.schedule import plan_unschedule
+
+        plan += plan_unschedule(update_timer(name), machine=name, reason=reason)
+    if text := host.files.get(paths.update_record(name)):
+        from machines.plan.update import plan_forget
+
+        plan += plan_forget(name, text, reason=reason)
     return plan
 
 
 def _is_its_alone(record: Record, host: Host) -> bool:
     base = host.bases.get(record.base)
     others = {other.base for other in host.records.values() if other.name != record.name}
+    # A machine that nobody has a record of, and its layer says itself what it is over.
+    others |= {tree.base for tree in host.trees.values() if tree.name != record.name}
     others |= {snapshot.base for name, taken in host.snapshots.items() if name != record.name for snapshot in taken}
     return base is not None and base.source.startswith(IMPORTED) and base.id not in others
 

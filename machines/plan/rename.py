@@ -6,16 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from machines.declare.fleet import own_file
+from machines.declare.inherit import moved
 from machines.declare.toml import declares_only
-from machines.declare.write import write_machine
 from machines.errors import Conflict
 from machines.model.frozen import replace
 from machines.model.machine import Machine
-from machines.model.names import machine_unit, own_link
+from machines.model.names import machine_unit, own_link, update_timer
 from machines.model.observed import Host, Record
 from machines.model.tree import Tree
 from machines.plan import steps
 from machines.plan.bridges import remove_bridge
+from machines.plan.claims import closed_like
 from machines.plan.machine import plan_machine
 from machines.plan.ports import port_units
 from machines.plan.steps import Plan
@@ -45,20 +46,37 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
         plan.append(steps.DisableUnit(reason=reason, machine=old, unit=machine_unit(old)))
     storage = record.storage if record else ""
     plan.append(steps.RenameTree(reason=reason, machine=new, old=old, new=new, storage=storage))
+    if own is not None and own.group:
+        raise Conflict(
+            f"machine {old} is one of the replicas of {own.group}, which are called like it",
+            hint=f"rename [machines.{own.group}] in {own.origin}: all of them are made anew then",
+        )
     if own is not None and (own.origin != own_file(old) or _shared(own, host)):
         why = "which is not its own file" if own.origin != own_file(old) else "together with others"
         raise Conflict(
             f"machine {old} is declared in {own.origin}, {why}",
             hint=f"call it [machines.{new}] there, then run machctl rename {old} {new} again",
         )
+    if paths.update_record(old) in host.files:
+        raise Conflict(
+            f"an update of machine {old} was killed, and is to be taken back",
+            hint="machctl gc does that; then rename it",
+        )
+    if paths.unit_dropin(update_timer(old)) in host.files:
+        from machines.plan.schedule import plan_moved
+
+        plan += plan_moved(old, new, host.files[paths.unit_dropin(update_timer(old))], reason=reason)
     gone = [path for path, text in host.files.items() if paths.owner(path, text) == ("machine", old)]
+    gone += [path for path in host.files if path.startswith(f"{paths.adopted_directory(old)}/")]
+    kept = (paths.health_file(old), paths.results_file(old), paths.rollout_file(old), paths.redirect_file(old))
+    gone += [path for path in kept if path in host.files]
     ports = port_units(old, host)
     if ports:
         # Those of a machine that starts on demand listen, and under its new name it has the same.
         plan.append(steps.ClosePorts(reason=reason, machine=old, units=ports))
     if own is not None:
-        wanted = replace(own, name=new, origin=own_file(new))
-        plan += _declare(wanted, old, record, host, declaration=write_machine(wanted))
+        wanted, text = moved(own, new, host.files)
+        plan += closed_like(_declare(wanted, old, record, host, declaration=text), own.origin)
         gone.append(own.origin)
     elif record is None:
         plan += _foreign(old, new, host, reason=reason)

@@ -8,11 +8,20 @@ from machines.model.frozen import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One change of the host. ``reason`` says why, ``machine`` for whom, ``note`` what else is to know of it."""
+    """One change of the host. ``reason`` says why, ``machine`` for whom, ``detail`` what exactly differs.
+
+    ``kind`` is what it costs a machine that runs, where somebody has said so (kinds.py).
+    """
 
     reason: str
     machine: str = ""
     detail: str = ""
+    kind: str = ""
 
     def __str__(self) -> str:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStep(Step):
+    """A step of an update of a machine's packages (updatesteps.py), which few verbs have to know of."""

@@ -25,6 +25,8 @@ from machines.plan.netsteps import ReloadNetworkManager as ReloadNetworkManager
 from machines.plan.netsteps import RemoveLink as RemoveLink
 from machines.plan.netsteps import SetLink as SetLink
 from machines.plan.netsteps import SetSysctl as SetSysctl
+from machines.plan.rollsteps import AwaitReady as AwaitReady
+from machines.plan.rollsteps import Drain as Drain
 from machines.plan.step import Step as Step
 
 _INTENTS = {
@@ -32,6 +34,9 @@ _INTENTS = {
     "remove": "being removed",
     "rename": "being renamed",
     "throwaway": "to go when its command ends",
+    "ejected": "systemd's alone, and keeps what it was given",
+    "pruned": "gone, but for its snapshots",
+    "standin": "standing in for another",
 }
 
 
@@ -55,6 +60,8 @@ class Keep(Step):
     record: Record
 
     def __str__(self) -> str:
+        if self.record.intent:
+            return f"record that machine {self.record.name} is {_INTENTS[self.record.intent.split()[0]]}"
         return f"record that machine {self.record.name} is made"
 
 
@@ -232,11 +239,16 @@ class SetDisk(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class WriteFile(Step):
-    """Write a file on the host whole, or not at all."""
+    """Write a file on the host whole, or not at all; ``over`` one that machctl did not write too.
+
+    Who may not read the file ``like`` may not read it either.
+    """
 
     path: str
     text: str
     mode: int = 0o644
+    over: bool = False
+    like: str = ""
 
     def __str__(self) -> str:
         return f"write {self.path}"
@@ -302,6 +314,17 @@ class SetLimits(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartProbing(Step):
+    """Have the timer run by which machines are probed, and probe them once at once; nothing waits for what comes."""
+
+    timer: str
+    unit: str
+
+    def __str__(self) -> str:
+        return f"start {self.timer}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopUnit(Step):
     """Stop a unit of machctl's own."""
 
@@ -319,6 +342,16 @@ class StartMachine(Step):
 
     def __str__(self) -> str:
         return f"start {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartMachine(Step):
+    """Stop a machine in order and start it again, in one job of systemd's: who dies meanwhile leaves it to that."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"restart {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)

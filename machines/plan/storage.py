@@ -37,7 +37,8 @@ def uid_of(machine: Machine, host: Host, storage: str) -> int | None:
         return own.uid
     if machine.name in host.trees and host.trees[machine.name].uid is not None:
         return host.trees[machine.name].uid
-    return choose_uid(machine.name, (record.uid for record in host.records.values() if record.uid is not None))
+    found = [record.uid for record in host.records.values()] + [tree.uid for tree in host.trees.values()]
+    return choose_uid(machine.name, [uid for uid in found if uid is not None])
 
 
 def choose_uid(name: str, taken: Iterable[int]) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -12,8 +13,11 @@ from machines.errors import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import ModuleType
 
     from jinja2 import Environment
+
+_COMPILED = "machines.render.compiled"
 
 
 def render(template: str, **values: object) -> str:
@@ -41,12 +45,17 @@ def _compiled(template: str) -> Callable[[Mapping[str, object]], str] | None:
     jinja2 takes twice as long to import and to compile the templates as all else that makes a machine.
     """
     try:
-        made = import_module("machines.render.compiled").TEMPLATES
+        module = sys.modules.get(_COMPILED) or import_module(_COMPILED)
     except ImportError:
         return None
+    return _fresh(module, template)
+
+
+@cache
+def _fresh(module: ModuleType, template: str) -> Callable[[Mapping[str, object]], str] | None:
     written: int
     fill: Callable[[Mapping[str, object]], str] | None
-    written, fill = made.get(template, (0, None))
+    written, fill = module.TEMPLATES.get(template, (0, None))
     return fill if written == os.stat(f"{directory()}/{template}").st_mtime_ns else None
 
 
@@ -76,7 +85,9 @@ def directory() -> str:
 
 def one_line(value: object) -> object:
     """Give back what stands in a line of a file, of which it must not make two. Raises InvalidValue."""
+    if not isinstance(value, str) or (value.isprintable() and value[-1:] != "\\"):
+        return value
     # A backslash at the end of a line goes on with the next one (systemd.syntax(7)); two of them do not.
-    if isinstance(value, str) and not (value.isprintable() and (len(value) - len(value.rstrip("\\"))) % 2 == 0):
+    if not value.isprintable() or (len(value) - len(value.rstrip("\\"))) % 2:
         raise InvalidValue(f"{value!r} cannot stand in a line of a settings file", hint="use printable characters")
     return value

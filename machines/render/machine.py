@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from machines.model.base import Payload
 from machines.model.machine import Bind, Machine
-from machines.model.names import bridge_unit, link_network, mount_unit
+from machines.model.names import bridge_unit, link_network, machine_unit, mount_unit
 from machines.render import paths
 from machines.render.environment import escape_setting, quote_word, render
 from machines.render.links import Wire, early_command, inner_commands, network_settings, outer_commands, wires
@@ -18,6 +18,7 @@ from machines.render.ports import nspawn_ports, port_files, used_unit
 OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=on"
 
 NAT_UNIT = "machctl-nat.service"
+APPLY_UNIT = "machctl-apply.service"
 
 
 def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
@@ -29,23 +30,27 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
     guest = _guest(machine, placement, found, header)
     files |= guest
     # On the host it would be a link into what is gone after a stop, or that only the machine has mounted.
-    link_journal = not (placement.payload or machine.ephemeral or placement.storage == "raw")
+    link_journal = not (placement.payload or _forgets(machine) or placement.storage == "raw")
     # That of an interface or of a bridge of others waits for it, where no udev tells systemd of devices too.
     wants = list(dict.fromkeys(bridge_unit(link_network(link, machine.name) or link.target) for link in machine.links))
     if placement.networks:
         wants.append(NAT_UNIT)
+    before = dict.fromkeys(each.machine for each in machine.after)
+    settings = _settings(machine, placement)
     files[paths.settings_file(machine.name)] = render(
         "machine.nspawn",
         header=header,
         hostname=machine.hostname,
-        payload=_payload(placement.payload),
+        payload=_payload(placement.payload, machine),
         uid=placement.uid,
         ephemeral=_ephemeral(machine, placement),
         link_journal=link_journal,
         binds=[
             *_seen(machine.name, guest),
-            *(_bind(bind, idmap=bind.source in placement.idmap_paths) for bind in machine.binds),
+            *(_bind(bind, placement) for bind in machine.binds),
         ],
+        exec_lines=settings[0],
+        file_lines=settings[1],
         private=machine.network != "host",
         links=network_settings(found),
         ports=nspawn_ports(machine, placement) if any(map(_first_port, found)) else [],
@@ -53,22 +58,36 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
     files[paths.dropin_file(machine.name)] = render(
         "dropin.conf",
         header=header,
-        wants=wants,
-        after=wants,
+        wants=[*wants, *(machine_unit(name) for name in before)],
+        # Where that is at work at boot it is finished before anything starts.
+        after=[*wants, *(machine_unit(name) for name in before), APPLY_UNIT],
+        waits=" ".join(str(each) for each in machine.after if each.unit or each.healthy),
+        started=[
+            paths.settings_file(machine.name),
+            paths.dropin_file(machine.name),
+            *([paths.guest_directory(machine.name)] if guest else []),
+        ],
         memory=machine.memory,
         cpu_quota=f"{machine.cpus * 100:.0f}" if machine.cpus else "",
+        setting_lines=settings[2],
         hairpin=target.outer if target and target.bridge else "",
         used=used_unit(machine),
         link_journal=link_journal,
         tree=paths.tree(machine.name),
         # What is published can change while the machine runs; this file must not, or systemd has to read it again.
         sockets=f"{paths.port_prefix(machine.name)}*.socket" if machine.network == "private" else "",
+        demanded=paths.sockets_file(machine.name),
+        redirect=paths.redirect_file(machine.name),
         sysctl=paths.sysctl_file(machine.name),
         early=next(filter(None, map(early_command, found)), ""),
         commands=[command for wire in found for command in outer_commands(wire)],
         name=machine.name,
         guest_links=_guest_links(found) if placement.payload else [],
     )
+    if machine.health is not None:
+        from machines.render.health import health_files
+
+        files |= health_files(machine, header=header, payload=placement.payload)
     if placement.uid is not None:
         files |= _mounts(machine.name, placement.uid, header)
     return files
@@ -80,7 +99,7 @@ def _guest(machine: Machine, placement: Placement, found: list[Wire], header: st
         # There is no resolved in it to ask.
         text = render("resolv.conf", header=header, dns=placement.dns, domain=placement.domain)
         return {paths.guest_resolv_conf(machine.name): text}
-    return {
+    files = {
         paths.guest_network_file(machine.name, wire.inner): render(
             "guest.network",
             header=header,
@@ -97,6 +116,12 @@ def _guest(machine: Machine, placement: Placement, found: list[Wire], header: st
         for wire in found
         if not wire.by_networkd
     }
+    if machine.environment:
+        from machines.render.given import manager_lines
+
+        made = render("manager.conf", header=header, assignments=manager_lines(machine))
+        files[paths.guest_manager_file(machine.name)] = made
+    return files
 
 
 def _first_port(wire: Wire) -> bool:
@@ -106,15 +131,23 @@ def _first_port(wire: Wire) -> bool:
 
 def _seen(name: str, guest: dict[str, str]) -> list[dict[str, str]]:
     """Give the binds that show a machine its settings: of links a directory, so that one can come while it runs."""
-    binds = {path: paths.GUEST_RESOLV_CONF for path in guest if path == paths.guest_resolv_conf(name)}
+    known = {
+        paths.guest_resolv_conf(name): paths.GUEST_RESOLV_CONF,
+        paths.guest_manager_file(name): paths.GUEST_MANAGER_FILE,
+    }
+    binds = {path: known[path] for path in guest if path in known}
     if len(guest) > len(binds):
         binds[paths.guest_directory(name)] = paths.GUEST_NETWORK_DIRECTORY
     return [{"key": "BindReadOnly", "value": f"{source}:{target}"} for source, target in binds.items()]
 
 
-def _payload(payload: Payload | None) -> dict[str, object] | None:
+def _payload(payload: Payload | None, machine: Machine) -> dict[str, object] | None:
     if payload is None:
         return None
+    if machine.environment:
+        from machines.render.given import image_environment
+
+        payload = payload._replace(environment=tuple(image_environment(machine, payload)))
     return {
         "command": " ".join(map(quote_word, payload.command)),
         "environment": [quote_word(assignment) for assignment in payload.environment],
@@ -159,7 +192,31 @@ def _mounts(name: str, uid: int, header: str) -> dict[str, str]:
     }
 
 
-def _bind(bind: Bind, *, idmap: bool) -> dict[str, str]:
+def _forgets(machine: Machine) -> bool:
+    """Tell whether nothing that is written to the tree is there after a stop."""
+    return machine.ephemeral or machine.read_only or bool(machine.volatile)
+
+
+def _settings(machine: Machine, placement: Placement) -> tuple[list[str], list[str], list[str]]:
+    """Give lines of [Exec] and [Files] of its settings, and of [Service] of its drop-in."""
+    found: tuple[list[str], list[str], list[str]] = ([], [], [])
+    if machine.has_settings or machine.ephemeral:
+        from machines.render.settings import exec_lines, file_lines, unit_lines
+
+        found = exec_lines(machine, placement), file_lines(machine, placement), unit_lines(machine, placement)
+    if machine.environment or machine.secrets:
+        from machines.render import given
+
+        found[0].extend(given.exec_lines(machine))
+        found[2].extend(given.unit_lines(machine, placement))
+    return found
+
+
+def _bind(bind: Bind, placement: Placement) -> dict[str, str]:
     value = f"{escape_setting(bind.source)}:{escape_setting(bind.destination)}"
-    # Without idmap all of it belongs to nobody inside: enough to read, useless to write (systemd-nspawn(1), --bind=).
-    return {"key": "BindReadOnly" if bind.read_only else "Bind", "value": value + (":idmap" if idmap else "")}
+    # Without a map all of it belongs to nobody inside: enough to read, useless to write (systemd-nspawn(1), --bind=).
+    mapping = bind.mapping or ("idmap" if bind.source in placement.idmap_paths else "")
+    return {
+        "key": "BindReadOnly" if bind.read_only else "Bind",
+        "value": value + (f":{mapping}" if mapping not in {"", "noidmap"} else ""),
+    }

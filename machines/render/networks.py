@@ -31,6 +31,7 @@ def render_bridge(
             "nat.nft",
             header="# machctl: fleet nat, what bridges and machines need",
             directory=paths.NAT_DIRECTORY,
+            redirects=paths.REDIRECT_DIRECTORY,
             rules=stamped("base", BASE),
         ),
     }

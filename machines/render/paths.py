@@ -18,6 +18,8 @@ RECORD_DIRECTORY = f"{STATE_DIRECTORY}/machines"
 NETWORK_RECORD_DIRECTORY = f"{STATE_DIRECTORY}/networks"
 FIREWALLD_FILE = f"{STATE_DIRECTORY}/firewalld"
 FIREWALLD_PORTS = f"{STATE_DIRECTORY}/firewalld-ports"
+# The rules that the kernel's flows of UDP are known to follow: written once those of rules before them are gone.
+LED_FILE = f"{STATE_DIRECTORY}/udp-rules"
 LOG_DIRECTORY = "/var/log/machctl"
 POOL_DIRECTORY = "/var/lib/machines"
 STORE_DIRECTORY = f"{STATE_DIRECTORY}/store"
@@ -25,13 +27,27 @@ LAYER_DIRECTORY = f"{STORE_DIRECTORY}/layers"
 POOL_IMAGE = f"{STATE_DIRECTORY}/pool.btrfs"
 POOL_MOUNT = f"{STATE_DIRECTORY}/pool"
 GUEST_DIRECTORY = f"{STATE_DIRECTORY}/guests"
+# What stands for all of a host's device_directory() where one asks what can be done there.
+DEVICE_PLACE = f"{STATE_DIRECTORY}/devices-"
 # Not below /run: of directories that it has to make there, nspawn 252 makes the host's root the owner, and the guest's
 # systemd can write nothing into them.
 GUEST_NETWORK_DIRECTORY = "/usr/local/lib/systemd/network"
+GUEST_MANAGER_FILE = "/usr/local/lib/systemd/system.conf.d/50-machctl.conf"
 GUEST_RESOLV_CONF = "/etc/resolv.conf"
 SYSCTL_DIRECTORY = "/etc/sysctl.d"
 LOCALNET_DIRECTORY = f"{STATE_DIRECTORY}/localnet"
 NETWORK_MANAGER_DIRECTORY = "/etc/NetworkManager/conf.d"
+STARTED_PREFIX = "/run/machctl/started-"
+# There while apply is at work; what finds it at boot goes on with that.
+APPLYING_FILE = f"{STATE_DIRECTORY}/applying.json"
+PROBE_DIRECTORY = f"{STATE_DIRECTORY}/health"
+HEALTH_DIRECTORY = "/run/machctl/health"
+RESULTS_DIRECTORY = "/run/machctl/probes"
+ROLLOUT_DIRECTORY = f"{STATE_DIRECTORY}/rollouts"
+# Gone with a boot: what it leads to does not run then.
+REDIRECT_DIRECTORY = "/run/machctl/nat"
+ADOPTED_DIRECTORY = f"{STATE_DIRECTORY}/adopted"
+UPDATE_DIRECTORY = f"{STATE_DIRECTORY}/updates"
 HOSTS_FILE = "/etc/hosts"
 RESOLVER_FILE = "/etc/systemd/resolved.conf.d/machctl.conf"
 # There while resolved is to be restarted for its file; one that starts with the host reads it anyway.
@@ -67,6 +83,19 @@ def port_prefix(name: str) -> str:
     return f"machctl-port-{name}_"
 
 
+def started(name: str, path: str) -> str:
+    """The copy that a machine made of one of its files when it started, which says what it runs with."""
+    directory = f"{guest_directory(name)}/"
+    if path.startswith(directory):
+        return f"{STARTED_PREFIX}{name}/{name}/{path.removeprefix(directory)}"
+    return f"{STARTED_PREFIX}{name}/{path.rpartition('/')[2]}"
+
+
+def units_read(name: str) -> str:
+    """What systemd is known to have read of the unit of a machine that runs."""
+    return f"{STARTED_PREFIX}{name}/units-read"
+
+
 def sockets_file(name: str) -> str:
     """The drop-in that has the sockets of a machine listen from boot on (systemd.special(7), sockets.target)."""
     return f"{UNIT_DIRECTORY}/sockets.target.d/50-machctl-{name}.conf"
@@ -88,6 +117,41 @@ def bridge_sysctl_file(bridge: str) -> str:
 def unmanaged_file(bridge: str) -> str:
     """What keeps NetworkManager from a bridge and the links in it (NetworkManager.conf(5))."""
     return f"{NETWORK_MANAGER_DIRECTORY}/70-machctl-{bridge}.conf"
+
+
+def probe_file(name: str) -> str:
+    """How the health of a machine is probed: of one that has it, only."""
+    return f"{PROBE_DIRECTORY}/{name}"
+
+
+def health_dropin(name: str) -> str:
+    """The drop-in that has a machine probed while it runs, which counts without starting it again."""
+    return f"{dropin_directory(name)}/60-machctl-health.conf"
+
+
+def health_file(name: str) -> str:
+    """The health of a machine that runs; written only when that changes."""
+    return f"{HEALTH_DIRECTORY}/{name}"
+
+
+def results_file(name: str) -> str:
+    """What the last probes of a machine said."""
+    return f"{RESULTS_DIRECTORY}/{name}"
+
+
+def unit_dropin(unit: str) -> str:
+    """The drop-in of machctl's own for a unit of units/."""
+    return f"{UNIT_DIRECTORY}/{unit}.d/50-machctl.conf"
+
+
+def rollout_file(name: str) -> str:
+    """What is kept of the last rollout of a machine."""
+    return f"{ROLLOUT_DIRECTORY}/{name}.json"
+
+
+def redirect_file(name: str) -> str:
+    """The rules that lead the ports of a machine to its stand-in; while they are there its sockets outlive it."""
+    return f"{REDIRECT_DIRECTORY}/{name}.nft"
 
 
 def unit_of(path: str) -> str:
@@ -125,9 +189,24 @@ def machine_record(name: str) -> str:
     return f"{RECORD_DIRECTORY}/{name}.json"
 
 
+def update_record(name: str) -> str:
+    """The record of an update of a machine that is under way."""
+    return f"{UPDATE_DIRECTORY}/{name}.json"
+
+
 def guest_directory(name: str) -> str:
     """What a machine sees of its settings: a tree that machctl writes nothing into is the guest's alone."""
     return f"{GUEST_DIRECTORY}/{name}"
+
+
+def device_directory(name: str) -> str:
+    """Where a machine's own nodes of devices lie while it runs: not below /run, where no node can be opened."""
+    return f"{DEVICE_PLACE}{name}"
+
+
+def device_copy(name: str, device: str) -> str:
+    """A machine's own node of a device of the host."""
+    return f"{device_directory(name)}/{device.removeprefix('/dev/').replace('/', '!')}"
 
 
 def guest_network_file(name: str, link: str) -> str:
@@ -135,9 +214,34 @@ def guest_network_file(name: str, link: str) -> str:
     return f"{guest_directory(name)}/05-machctl-{link}.network"
 
 
+def guest_manager_file(name: str) -> str:
+    """What a machine's own systemd is told (systemd-system.conf(5))."""
+    return f"{guest_directory(name)}/system.conf"
+
+
 def guest_resolv_conf(name: str) -> str:
     """The name servers of a machine that nothing inside looks after (resolv.conf(5))."""
     return f"{guest_directory(name)}/resolv.conf"
+
+
+def adopted_directory(name: str) -> str:
+    """What the files of a machine said that others wrote, before machctl wrote them."""
+    return f"{ADOPTED_DIRECTORY}/{name}"
+
+
+def adopted_file(name: str, path: str) -> str:
+    """How the file at ``path`` was before machine ``name`` was adopted."""
+    return f"{adopted_directory(name)}/{path.strip('/').replace('/', ':')}"
+
+
+def ejected_file(name: str) -> str:
+    """The declaration of a machine that was ejected, where adopt finds it."""
+    return f"/etc/machctl/ejected/{name}.toml"
+
+
+def ejected_header(name: str) -> str:
+    """The first line of a file of a machine that was ejected."""
+    return f"# Of machine {name}, written by machctl, which has ejected it: nobody but you changes it now."
 
 
 def machine_header(name: str, origin: str) -> str:
@@ -152,6 +256,16 @@ def bridge_header(bridge: str, origin: str = "") -> str:
     return f"# machctl: bridge {bridge}, made for the machines that are on it; gone with the last of them"
 
 
+def private_files(name: str) -> tuple[str, ...]:
+    """What says of a machine what its declaration says, and is read by root alone."""
+    return (settings_file(name), dropin_file(name), probe_file(name))
+
+
+def declared_in(text: str) -> str:
+    """Give the file that a machine was declared in when ``text`` was rendered for it; "" where it does not say that."""
+    return text.partition("\n")[0].partition(", declared in ")[2].partition(";")[0]
+
+
 def owner(path: str, text: str) -> tuple[str, str] | None:
     """Tell whose a file is, as ("machine"|"bridge"|"fleet", name); None if machctl did not write it there.
 
@@ -162,12 +276,13 @@ def owner(path: str, text: str) -> tuple[str, str] | None:
         return None
     kind, name = match[1], match[2].rstrip(",;")
     if kind == "machine":
-        own = {settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"}
-        own |= {sockets_file(name), sysctl_file(name)}
-        own |= {f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name)}
+        own = [settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"]
+        own += [sockets_file(name), sysctl_file(name), probe_file(name), health_dropin(name)]
+        if path.endswith(".mount"):
+            own += [f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name)]
         mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/{port_prefix(name)}", f"{guest_directory(name)}/"))
     elif kind == "bridge":
-        own = {f"{NAT_DIRECTORY}/bridge-{name}.nft", bridge_sysctl_file(name), unmanaged_file(name)}
+        own = [f"{NAT_DIRECTORY}/bridge-{name}.nft", bridge_sysctl_file(name), unmanaged_file(name)]
         mine = path in own or path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.")
     else:
         mine = path in {NAT_FILE, RESOLVER_FILE} or path in {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from machines.model.base import Payload
 from machines.model.frozen import dataclass, field
 from machines.model.network import Network
+from machines.model.settings import Node
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Placement:
     ``addresses`` and ``addresses6`` the machine's on each of them; the bridges in neither were there before. ``dns``
     are the name servers it is told of, and ``domain`` is where it looks up plain names. ``storage`` is the driver that
     keeps the tree, ``uid`` the first of the machine's ids where that fixes them, ``payload`` what runs in place of an
-    init.
+    init. ``secrets`` are the files of the secrets that machines are given, ``nspawn`` what their stock unit runs.
+    ``devices`` is what the host has at the places of the devices that machines use.
     """
 
     networks: Mapping[str, Network] = field(default_factory=dict)
@@ -32,3 +34,6 @@ class Placement:
     payload: Payload | None = None
     addresses6: Mapping[str, str] = field(default_factory=dict)
     domain: str = ""
+    devices: Mapping[str, Node] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    nspawn: str = ""

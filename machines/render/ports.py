@@ -15,6 +15,7 @@ from machines.render.rules import restrictions, stamped
 
 PROXY_IDLE_SECONDS = 60
 
+CHAINS = ("prerouting", "output")
 LOCAL4 = "127.0.0.1"
 LOCAL6 = "[::1]"
 _EVERY4 = "meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8"
@@ -120,7 +121,7 @@ def port_files(machine: Machine, placement: Placement, *, header: str) -> dict[s
             links=loopback,
             what="ports that are published on 127.0.0.1 and that no proxy passes on",
         )
-    rules = [rule for port, way in found.items() for rule in _dnat(port, way, machine, placement)]
+    rules = [rule for port, way in found.items() for rule in dnat_rules(port, way, machine, placement)]
     limits = restrictions(machine, placement)
     if rules or limits:
         files[f"{paths.NAT_DIRECTORY}/machine-{machine.name}.nft"] = render(
@@ -175,19 +176,20 @@ def _units(port: Publish, way: Ways, machine: Machine, *, header: str, target: s
     }
 
 
-def _dnat(port: Publish, way: Ways, machine: Machine, placement: Placement) -> list[str]:
+def dnat_rules(port: Publish, way: Ways, machine: Machine, placement: Placement) -> list[str]:
+    """Give the rules that lead a published port to a machine."""
     target, target6 = targets(machine, placement)
     rules = []
     for match, family, address in ((way.match4, "ip", target), (way.match6, "ip6", target6)):
         if match and address:
-            verdict = _verdict(port, family, address)
-            rules += [f"inet machctl {chain} {match} {verdict}" for chain in ("prerouting", "output")]
+            rules += [f"inet machctl {chain} {match} {verdict(port, family, address)}" for chain in CHAINS]
     if way.local and target:
-        rules.append(f"inet machctl output {way.local} {_verdict(port, 'ip', target)}")
+        rules.append(f"inet machctl output {way.local} {verdict(port, 'ip', target)}")
     return rules
 
 
-def _verdict(port: Publish, family: str, address: str) -> str:
+def verdict(port: Publish, family: str, address: str) -> str:
+    """Give what leads the host's side of a port to that of a machine at ``address``; ``family`` is ip or ip6."""
     last = port.host + port.count - 1
     ports = f"{port.protocol} dport {port.host}" + (f"-{last}" if port.count > 1 else "")
     shown = f"[{address}]" if family == "ip6" else address

@@ -127,7 +127,7 @@ def test_a_foreign_file_in_the_way_is_left_alone(host: Host) -> None:
         ('[machines.web]\nsource = "debian"\nmemroy = "1G"\n', "memroy"),
         ('[machines.web]\nsource = "debian"\nmemory = "huge"\n', "huge"),
         ("[machines.web]\n", "source"),
-        ("[machines.web\n", "line 1"),
+        ("[machines.web\n", ":1:"),
         ('[machines.debian]\nsource = "debian"\n', "debian.toml"),
         ('[machines.Web]\nsource = "debian"\n', "Web"),
     ],

@@ -91,10 +91,26 @@ def test_what_its_root_writes_in_a_bind_is_roots_on_the_host(full: Host) -> None
     assert full.sh(f"stat -c '%u:%g' {SRV}/rw/note") == "0:0"
 
 
+SSH = ("ssh", "-i", "/srv/rw/key", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "root@127.0.0.1")
+
+
 def test_ssh_lets_the_owner_of_the_key_in(full: Host) -> None:
     assert inside(full, "stat", "-c", "%a %U", "/root/.ssh/authorized_keys", "/root/.ssh") == "600 root\n700 root"
-    ssh = ("ssh", "-i", "/srv/rw/key", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "root@127.0.0.1")
-    assert inside(full, *ssh, "echo", "in") == "in"
+    assert inside(full, *SSH, "echo", "in") == "in"
+
+
+def test_logind_is_there_once_somebody_logs_in(full: Host) -> None:
+    full.machctl("restart", "full")
+    assert inside(full, "systemctl", "is-active", "systemd-logind", status=3) == "inactive"
+    assert inside(full, *SSH, "echo $XDG_RUNTIME_DIR") == "/run/user/0"
+    assert inside(full, "systemctl", "is-active", "systemd-logind") == "active"
+
+
+def test_what_lingers_is_there_after_a_boot(full: Host) -> None:
+    inside(full, "sh", "-c", "useradd --uid 1234 ada && loginctl enable-linger ada")
+    full.machctl("restart", "full")
+    until(lambda: inside(full, "systemctl", "is-active", "user@1234", status=None), lambda state: state == "active")
+    assert inside(full, "systemctl", "is-system-running") == "running"
 
 
 def test_its_port_answers_on_loopback_alone(full: Host) -> None:

@@ -124,7 +124,7 @@ def test_a_command_instead_of_a_shell(host: Host) -> None:
 
 
 def test_a_command_without_a_terminal(host: Host) -> None:
-    done = host.machctl("shell", "debian", "/bin/echo", "hi")
+    done = host.machctl("shell", "debian", "--", "/bin/echo", "hi")
     assert done.stdout.strip() == "hi"
     assert done.stderr == ""
 
@@ -169,6 +169,7 @@ def test_progress_and_colours_are_for_terminals(host: Host) -> None:
         (("nobody2@debian",), None, "nobody2"),
         (("ROOT@",), 2, "empty name"),
         (("root@../x",), 2, "../x"),
+        (("debian", "ls"), 2, "machctl exec debian -- ls"),
     ],
 )
 def test_what_cannot_be_entered_is_said(host: Host, words: tuple[str, ...], status: int | None, says: str) -> None:

@@ -20,6 +20,18 @@ seq 500 | while read -r number; do echo "$2 $number" >"$1/many/$number"; done
 tar -C "$1" -cf "$1.tar" .
 """
 
+# A disk with swap and a partition of the generic type that has the file system $1.
+PARTITIONED = """
+set -e
+truncate -s 34M "$2"
+sfdisk -q "$2" <<END
+label: gpt
+start=2048, size=2048, type=swap
+start=4096, size=32768, type=linux
+END
+dd if="$1" of="$2" bs=1M seek=2 conv=notrunc status=none
+"""
+
 # An HTTP server, the programs it is made of, and no init: "FROM scratch".
 IMAGE = r"""
 set -e
@@ -230,6 +242,27 @@ def test_a_disk_image_boots(roads: Roads) -> None:
         host.inside("web", "echo here >/root/mine; sync")
         host.machctl("restart", "web", "--wait", "ip")
         assert host.inside("web", "cat /root/mine") == "here"
+
+
+def test_disk_images_with_partitions_compressed_and_of_no_use(roads: Roads) -> None:
+    """In a container the kernel shows no partitions: machctl says so, and what it says to do works (tests/vm)."""
+    with roads.get("trixie").ready().host.only_debian() as host:
+        small_tar(host, "/root/disk")
+        host.sh("mkfs.ext4 -q -d /root/disk /root/disk.raw 16M; gzip -k /root/disk.raw")
+        host.sh(PARTITIONED, "/root/disk.raw", "/root/disk.img")
+        before = host.sh("ls /var/lib/machctl/store/bases")
+        done = host.machctl("create", "raw:/root/disk.img", "web", status=7)
+        done.says("has partitions", "container")
+        host.sh("head -c 9M /root/disk.raw >/root/disk-short.raw; printf 'QFI\\373' >/root/disk.qcow2")
+        host.machctl("create", "raw:/root/disk-short.raw", "web", status=1).says("cut off")
+        host.machctl("create", "raw:/root/disk.qcow2", "web", status=1).says("qemu-img convert")
+        assert host.sh("ls -A /var/lib/machctl/store/bases") == before
+        assert host.sh("ls -A /run/machctl /var/lib/machines | grep -e image- -e web; :") == ""
+        host.sh(done.stderr.partition("file system: ")[2].partition(", then")[0])
+        host.machctl("create", "raw:/root/disk-root.raw", "web")
+        host.machctl("create", "raw:/root/disk.raw.gz", "two")
+        assert host.sh("cd /var/lib/machines; systemd-dissect --copy-from two.raw /many/7 -") == "content 7"
+        host.sh("rm -r /root/disk*")
 
 
 def test_an_image_without_an_init_runs_its_entrypoint(pool: Host) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,8 @@ OWNED = (
     rf"/var/lib/machines(/(\.#)?{_M}(?(2)\.lck))?",
     r"/run/machctl|/run/systemd/nspawn(/(locks(/.*)?|propagate|unix-export|shutdown|notify))?",
     rf"/run/systemd/nspawn/(propagate|unix-export|notify)/{_M}",
+    # What a machine was started with.
+    rf"/run/machctl/started-{_M}(/.*)?",
 )
 TOOLS = {"btrfs", "cp", "chattr", "mount", "nft", "rm", "setpriv", "umount", "unshare", "zstd"}
 
@@ -75,6 +78,17 @@ def call(*argv: str, status: int | None = 0) -> str:
 def machctl(*words: str) -> Any:
     """Give what a verb of machctl prints as JSON."""
     return json.loads(call("machctl", "--json", *words))
+
+
+def kill_session(session: int) -> None:
+    """Kill the processes of a session (field 6 of proc_pid_stat(5)), as far as it goes."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+        except (OSError, IndexError):
+            # It has ended.
+            continue
 
 
 def listing() -> Listing:

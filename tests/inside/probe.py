@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Try many ways through a network at once, and tell who answered. Runs in a throwaway host.
 
-Reads a JSON object: ``servers`` (name, at, port) and ``cells`` (id, at, to, port, protocol). ``at`` is a network
-namespace: "" is the host's, "lan" that of ip-netns(8), "machine:NAME" a machine's. A server answers on tcp and udp and
-both families with its name and the client's address as it sees it. Prints an object: what each cell was answered
-within ``limit`` seconds, or why it was not.
+Reads a JSON object: ``servers`` (name, at, port) and ``cells`` (id, at, to, port, protocol; ``from`` is the client's
+own port where that matters). ``at`` is a network namespace: "" is the host's, "lan" that of ip-netns(8),
+"machine:NAME" a machine's. A server answers on tcp and udp and both families with its name and the client's address
+as it sees it. Prints an object: what each cell was answered within ``limit`` seconds, or why it was not.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ async def ask(cell: dict[str, Any]) -> str:
     family = socket.AF_INET6 if ":" in cell["to"] else socket.AF_INET
     kind = socket.SOCK_STREAM if cell["protocol"] == "tcp" else socket.SOCK_DGRAM
     with socket_at(cell["at"], family, kind) as client:
+        if "from" in cell:
+            client.bind(("", cell["from"]))
         await loop.sock_connect(client, (cell["to"], cell["port"]))
         await loop.sock_sendall(client, b"who\n")
         said = (await loop.sock_recv(client, 256)).decode().strip()

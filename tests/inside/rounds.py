@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tarfile
@@ -22,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from inventory import SNAPSHOTS, call, listing, machctl, mounted, problems
+from inventory import SNAPSHOTS, call, kill_session, listing, machctl, mounted, problems
 
 FILES = 120
 """How many files are looked for in a copy."""
@@ -249,17 +248,6 @@ def settled(before: Any) -> list[str]:
     while (found := problems(before)) and time.monotonic() < end:
         time.sleep(0.1)
     return found
-
-
-def kill_session(session: int) -> None:
-    """Kill the processes of a session (field 6 of proc_pid_stat(5)), as far as it goes."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-        except (OSError, IndexError):
-            # It has ended.
-            continue
 
 
 def write_state(tree: Path, state: str) -> None:

@@ -65,9 +65,15 @@ def test_units_are_verified(unit: Path, tmp_path: Path) -> None:
     for key in ("ExecStop", "ExecReload"):
         text = text.replace(f"{key}=/usr/local/bin/machctl", f"{key}=/bin/true")
     text = text.replace("=nft ", "=/bin/true ")
-    copy = tmp_path / unit.name.replace("@.", "@br0.")
+    copy = tmp_path / unit.name.replace("@.", "@10." if "health@" in unit.name else "@br0.")
     copy.write_text(text)
     check(analyze, "verify", "--man=no", copy)
+
+
+@pytest.mark.parametrize("unit", sorted(ROOT.glob("units/*.service")), ids=lambda path: path.name)
+def test_units_are_hardened(unit: Path) -> None:
+    # In tenths: from 5 on systemd calls the exposure of a unit medium (systemd-analyze(1), security).
+    check(tool("systemd-analyze"), "security", "--offline=yes", "--threshold=49", "--no-pager", unit)
 
 
 def test_vagrantfile_is_valid(tmp_path: Path) -> None:

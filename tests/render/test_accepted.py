@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,7 +51,7 @@ def test_table_that_nft_lists_is_the_one_that_was_loaded(tree: Path, tmp_path: P
     table = tmp_path / "nat.nft"
     table.write_text((tree / f"{NAT}.nft").read_text().replace(f"/{NAT}/", f"{tree / NAT}/"))
 
-    def listed(argv: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+    def listed(argv: Sequence[str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
         script = 'nft --file "$1" && shift && exec "$@"'
         argv = ["unshare", "--net", "sh", "-c", script, "sh", str(table), *argv]
         return subprocess.run(argv, capture_output=True, text=True, check=check)
@@ -58,7 +59,8 @@ def test_table_that_nft_lists_is_the_one_that_was_loaded(tree: Path, tmp_path: P
     there = [tree / f"{NAT}.nft", *(tree / NAT).glob("*.nft")]
     files = {f"/{path.relative_to(tree)}": path.read_text() for path in there}
     # What machctl itself asks nft, in a namespace where the table is loaded.
-    found = observe._nat(SimpleNamespace(tools=SimpleNamespace(run=listed)), files)  # type: ignore[arg-type]
+    host = SimpleNamespace(tools=SimpleNamespace(run=listed))
+    found = observe._nat(host, files, lambda: listed(observe._NAT))  # type: ignore[arg-type]
     assert "masquerade" in found
     assert is_loaded(files, found)
 

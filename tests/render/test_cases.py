@@ -18,6 +18,7 @@ import pytest
 from machines.declare.fleet import parse_fleet
 from machines.model.base import Payload
 from machines.model.network import Network
+from machines.model.settings import Node
 from machines.render.machine import render_machine
 from machines.render.networks import render_bridge
 from machines.render.placement import Placement
@@ -46,6 +47,12 @@ def rendered(case: Path) -> dict[str, str]:
             storage=facts.get("storage", ""),
             uid=facts.get("uids", {}).get(name),
             payload=payload(facts["payloads"][name]) if name in facts.get("payloads", {}) else None,
+            secrets=facts.get("secrets", {}),
+            devices={
+                path: Node("char", open=words == "open")
+                for words in ("open", "shut")
+                for path in facts.get(f"{words}-devices", ())
+            },
         )
         files |= render_machine(machine, placement)
         for network in placement.networks.values():

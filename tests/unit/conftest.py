@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import fakehealth
 from acting import see
 from fakes import FakeHost
 from machines.render import paths
@@ -29,3 +30,10 @@ def host() -> FakeHost:
 def seen(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trees of ``host`` are there."""
     see(host, monkeypatch)
+
+
+@pytest.fixture
+def its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as late as it is on the host that fakehealth gave last."""
+    monkeypatch.setattr("time.time", lambda: fakehealth.clock.now + fakehealth.clock.ahead)
+    monkeypatch.setattr("time.monotonic", lambda: fakehealth.clock.now)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound
-from machines.host.archive.copying import Place, copy, pack, unpack
+from machines.host.archive.copying import copy, pack, unpack
+from machines.model.place import Place
 from machines.operations.copying import is_machine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -153,6 +154,16 @@ def test_ubuntu_is_main_and_universe_and_needs_a_mirror_where_none_is_known(tmp_
     with pytest.raises(Unsupported) as lacking:
         debian.archive_keyring(UBUNTU, directory=tmp_path)
     assert "apt install ubuntu-keyring" in lacking.value.hint
+
+
+@pytest.mark.parametrize(("machine", "name"), [("x86_64", "amd64"), ("armv7l", "armhf"), ("ppc64le", "ppc64el")])
+def test_debootstrap_without_dpkg_is_told_the_architecture(
+    machine: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=machine))
+    for dpkg in (None, "/usr/bin/dpkg"):
+        monkeypatch.setattr(debootstrap.run, "which", lambda _, dpkg=dpkg: dpkg)
+        assert (f"--arch={name}" in debootstrap.command(UBUNTU, Path("/k/archive.gpg"))) is (dpkg is None)
 
 
 @pytest.mark.parametrize(

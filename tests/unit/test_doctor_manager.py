@@ -16,7 +16,7 @@ from fakes import FakeHost
 from machines.operations.doctor.look import HostLook
 from machines.operations.doctor.manager import examine_network_manager
 from machines.operations.execute import execute
-from machines.operations.observe import write_network
+from machines.operations.records import write_network
 from machines.render import paths
 from samples import NETWORK
 

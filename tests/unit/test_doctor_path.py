@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from fakes import FakeHost
+from machines.host.facts import parse_listeners
 from machines.model.network import Network
 from machines.model.observed import Record
 from machines.model.tree import Tree
 from machines.operations.doctor import Finding, examine_machine, mend, mending
-from machines.operations.doctor.sockets import Listening, holders, parse_sockets
-from machines.operations.observe import write_network, write_record
+from machines.operations.doctor.sockets import Listening, holders
+from machines.operations.records import write_network, write_record
 from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.render import paths
@@ -56,6 +57,7 @@ class NetworkedHost(FakeHost):
             paths.machine_record("web"): write_record(Record("web", {"br0": "10.64.3.2"}, ports=("8080:80",))),
             f"/proc/{LEADER}/net/tcp": TCP.format(address="00000000", port=80),
         }
+        self.facts.listeners = lambda leader=None: parse_listeners(self.files.texts.get(f"/proc/{leader}/net/tcp", ""))
         self.outside = {
             "br0": link(3, "br0", "10.64.3.1/24"),
             "vb-web": link(4, "vb-web", master="br0", link_index=2),
@@ -345,17 +347,6 @@ def test_ipv6_is_forwarded_only_once_routes_are_kept(host: NetworkedHost) -> Non
         "warning",
         ["set net/ipv6/conf/eth0/accept_ra to 2", "set net/ipv6/conf/all/forwarding to 1"],
     )
-
-
-def test_sockets_are_read_from_proc() -> None:
-    header = "  sl  local_address                         remote_address                        st\n"
-    text = (
-        header + "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0\n"
-        "   1: 00000000000000000000000000000000:1F90 00000000000000000000000000000000:0000 0A 0\n"
-        "   2: 00000000000000000000000000000000:1F91 00000000000000000000000000000000:0000 01 0\n"
-    )
-    assert parse_sockets(text, "tcp") == [Listening("::1", 80), Listening("::", 8080)]
-    assert parse_sockets(text.replace(" 0A ", " 07 "), "udp") == [Listening("::1", 80), Listening("::", 8080)]
 
 
 def test_holders_of_ports_are_named(host: NetworkedHost) -> None:

@@ -124,12 +124,6 @@ def test_numbers_of_the_kernel() -> None:
     assert facts.sysctl("kernel.there_is_none") is None
 
 
-def test_idmap_is_asked_of_the_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {"/srv": "ext4", "/nfs": "nfs4", "/proc": "proc"}
-    monkeypatch.setattr(facts, "filesystem_of", kinds.__getitem__)
-    assert facts.idmap_paths(kinds) == {"/srv"}
-
-
 @pytest.mark.parametrize(
     ("units", "state"),
     [

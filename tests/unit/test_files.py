@@ -231,3 +231,22 @@ def test_what_killed_processes_left_is_told(locks: Path, tmp_path: Path, monkeyp
     assert files.abandoned() == sorted(
         [f"{locks}/machine-a-b.lock", f"{tmp_path}/bases/1/.#machctl-{2**22 + 1}-base.json"]
     )
+
+
+def test_a_file_that_is_closed_to_others_stays_so(tmp_path: Path) -> None:
+    path = tmp_path / "web.toml"
+    path.write_text("a")
+    path.chmod(0o600)
+    files.write_file(str(path), "b")
+    assert (path.read_text(), files.mode_of(str(path)), files.mode_of(f"{path}.no")) == ("b", 0o600, 0o644)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_a_file_stays_whose_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text("old")
+    os.chown(file, 1234, 4321)
+    file.chmod(0o600)
+    files.write_file(str(file), "new")
+    there = file.stat()
+    assert (there.st_uid, there.st_gid, there.st_mode & 0o777, file.read_text()) == (1234, 4321, 0o600, "new")

@@ -20,7 +20,7 @@ from machines.model.network import Network
 from machines.operations.bridge import bridge_up
 from machines.operations.execute import execute
 from machines.operations.firewall import UNIT, allow
-from machines.operations.observe import write_network
+from machines.operations.records import write_network
 from machines.plan import steps
 from machines.render import paths
 

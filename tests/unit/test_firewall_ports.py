@@ -14,7 +14,7 @@ from acting import apply
 from fakes import FakeHost
 from machines.model.machine import Machine, Publish
 from machines.operations.firewall import allow
-from machines.operations.fleet import plan_fleet
+from machines.operations.fleetplan import fleet_plan
 from machines.plan import steps
 from machines.plan.bridges import FIREWALL_UNIT
 from machines.plan.firewalld import plan_left_open, plan_opened, proxied_ports
@@ -192,11 +192,11 @@ def test_apply_closes_what_is_nobodys() -> None:
     host = FakeHost()
     host.active.add("firewalld.service")
     host.files.texts[paths.FIREWALLD_PORTS] = "public 8080/tcp\n"
-    assert restarts(plan_fleet([], host, verb="apply")[""])
+    assert restarts(fleet_plan([], host, verb="apply").plans[""])
     apply(host)
     assert host.done == [RESTART]
     host.files.texts[paths.FIREWALLD_PORTS] = ""
-    assert plan_fleet([], host, verb="apply")[""] == []
+    assert fleet_plan([], host, verb="apply").plans[""] == []
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

@@ -8,7 +8,7 @@ import asyncio
 from acting import apply, declare
 from fakes import FakeHost
 from machines.operations.execute import execute
-from machines.operations.fleet import plan_fleet
+from machines.operations.fleetplan import fleet_plan
 from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check_host import NETWORK_MANAGER
@@ -49,7 +49,7 @@ def test_apply_finishes_what_was_killed_before_it_was_told() -> None:
     apply(host)
     bridge = next(iter(host.bridges))
     host.active.discard(f"machctl-bridge@{bridge}.service")
-    plan = plan_fleet([], host, verb="apply")["a"]
+    plan = fleet_plan([], host, verb="apply").plans["a"]
     assert [type(step) for step in plan[:2]] == [steps.ReloadNetworkManager, steps.StartUnit]
     apply(host)
     assert host.done.count(RELOAD) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from machines.model.network import (
 )
 from machines.model.observed import Host, Link
 from machines.plan import steps
+from machines.plan.bridges import enabled_path
 from machines.plan.machine import plan_machine
 from machines.plan.networks import (
     as_done,
@@ -116,7 +118,7 @@ def test_error_says_file_key_and_value(line: str, says: str) -> None:
     networks, errors = parse_networks({FILE: f"[networks.lab]\n{line}\n"})
     assert networks == {}
     assert len(errors) == 1
-    assert errors[0].message.startswith(f"{FILE}: networks.lab")
+    assert re.match(rf"{FILE}:[12]: networks\.lab", errors[0].message)
     assert says in errors[0].message
     # Whoever reads the machines in that file hears of it as well.
     assert [error.message for error in parse_fleet({FILE: f"[networks.lab]\n{line}\n"})[1]] == [errors[0].message]
@@ -129,7 +131,7 @@ def test_name_is_one_of_a_link(name: str) -> None:
 
 def test_network_declared_twice_is_named_with_both_files() -> None:
     _, errors = parse_networks({"/a": "[networks.lab]", "/b": "[networks.lab]"})
-    assert [error.message for error in errors] == ["/b: networks.lab: is declared in /a as well"]
+    assert [error.message for error in errors] == ["/b:1: networks.lab: is declared in /a as well"]
 
 
 def test_machines_and_networks_stand_in_one_file() -> None:
@@ -152,7 +154,7 @@ def test_no_subnet6(text: str) -> None:
         parse_subnet6(text)
 
 
-@pytest.mark.parametrize("text", ["", "575", "65536", "-1500", "1500.5", "1500\u0660"])
+@pytest.mark.parametrize("text", ["", "575", "65536", "-1500", "1500.5", "1500\u0660", "9" * 5000])
 def test_no_mtu(text: str) -> None:
     with pytest.raises(InvalidValue):
         parse_mtu(text)
@@ -292,11 +294,17 @@ def test_network_to_reach_has_to_be_there() -> None:
 
 def test_network_that_is_no_longer_declared_stays_for_its_machines() -> None:
     host = made(declared(subnet=V4("10.1.0.0/24"), mode="isolated"))
-    (claim,) = plan_undeclared({}, host)
+    host = dataclasses.replace(host, files={**host.files, enabled_path("machctl-bridge@lab.service"): ""})
+    claim, disable = plan_undeclared({}, host)["lab"]
+    assert isinstance(claim, steps.ClaimNetwork)
     assert claim.network.origin == ""
     assert claim.network.subnet == V4("10.1.0.0/24")
     assert claim.network.mode == "nat"
-    assert plan_undeclared({"lab": declared()}, host) == []
+    assert plan_undeclared({"lab": declared()}, host) == {}
+    # Killed in between: it would come up at boot for ever.
+    killed = as_done(host, [claim])
+    assert plan_undeclared({}, killed) == {"lab": [dataclasses.replace(disable, reason="it is no longer declared")]}
+    assert plan_undeclared({}, as_done(killed, [disable])) == {}
 
 
 def test_removed_network_leaves_nothing() -> None:

@@ -12,14 +12,16 @@ import pytest
 from acting import REPORTER, Meanwhile, Once, apply, create, declare, nothing_left, see, web
 from fakes import FakeHost
 from machines.declare.fleet import own_file
+from machines.declare.values import parse_publish
 from machines.errors import CommandFailed, Conflict, InvalidFile, MachctlError, NotFound
 from machines.model.base import Payload
 from machines.model.machine import Publish
 from machines.model.observed import Link, Listener, Record
 from machines.model.tree import Tree
-from machines.operations import fleet
+from machines.operations import applying, fleet, fleetplan
 from machines.operations.garbage import collect_garbage
-from machines.operations.observe import observe, read_records, write_record
+from machines.operations.observe import observe
+from machines.operations.records import read_records, write_record
 from machines.operations.remove import remove
 from machines.render import paths
 from samples import PAYLOAD, machine
@@ -32,7 +34,7 @@ def test_create_leaves_a_declared_machine_that_apply_has_nothing_to_do_for() -> 
     create(host, web())
     assert "web" in host.placed
     assert own_file("web") in host.files.texts
-    plans = fleet.plan_fleet([], host, verb="plan")
+    plans = fleetplan.fleet_plan([], host, verb="plan").plans
     assert plans == {"web": [], "": []}
 
 
@@ -129,7 +131,7 @@ def test_apply_goes_on_with_the_others_when_one_fails() -> None:
     for name, port in (("a", 1001), ("b", 1002)):
         host.files.texts[own_file(name)] = f'[machines.{name}]\nsource = "debian"\npublish = ["{port}:80"]\n'
     host.failing = {"copy a"}
-    plans, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    plans, failed = asyncio.run(applying.apply([], host, REPORTER))
     assert set(plans) == {"a", "b", ""}
     assert set(failed) == {"a"}
     assert set(host.placed) == {"b"}
@@ -140,7 +142,7 @@ def test_apply_goes_on_with_the_others_when_a_source_fails() -> None:
     declare(host, "a")
     declare(host, "b", source="debian:bookworm")
     declare(host, "c")
-    plans, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    plans, failed = asyncio.run(applying.apply([], host, REPORTER))
     assert set(failed) == {"a", "c"}
     assert set(plans) == {"b", ""}
     assert set(host.placed) == {"b"}
@@ -204,7 +206,7 @@ def test_an_apply_that_fails_between_a_copy_and_the_place_leaves_no_staged_tree(
     host = FakeHost()
     declare(host, "web")
     host.files.refused.add(paths.settings_file("web"))
-    _, failed = asyncio.run(fleet.apply([], host, REPORTER))
+    _, failed = asyncio.run(applying.apply([], host, REPORTER))
     assert set(failed) == {"web"}
     assert "copy web" in host.done
     assert (host.placed, host.staged) == ({}, set())
@@ -271,15 +273,15 @@ def test_a_bridge_that_the_last_machine_left_goes_once_all_are_applied() -> None
         declare(host, name, 'bridges = ["br0"]')
     apply(host)
     declare(host, "a", 'bridges = ["br1"]')
-    assert fleet.plan_fleet([], host, verb="plan")[""][:-1] == []
+    assert fleetplan.fleet_plan([], host, verb="plan").plans[""][:-1] == []
     declare(host, "b", 'bridges = ["br1"]')
-    plans = fleet.plan_fleet([], host, verb="plan")
+    plans = fleetplan.fleet_plan([], host, verb="plan").plans
     assert not [step for name in "ab" for step in plans[name] if str(step) == "remove link br0"]
     assert "remove link br0" in map(str, plans[""])
     apply(host)
     assert set(host.bridges) == {"br1"}
     assert not [path for path in host.files.texts if "br0" in path]
-    assert not any(fleet.plan_fleet([], host, verb="plan")[""])
+    assert not any(fleetplan.fleet_plan([], host, verb="plan").plans[""])
 
 
 def test_a_bridge_stays_for_the_machine_that_comes_to_it_in_the_same_apply() -> None:
@@ -288,7 +290,7 @@ def test_a_bridge_stays_for_the_machine_that_comes_to_it_in_the_same_apply() -> 
     apply(host)
     declare(host, "a", 'bridges = ["br1"]')
     declare(host, "b", 'bridges = ["br0"]')
-    assert fleet.plan_fleet([], host, verb="plan")[""][:-1] == []
+    assert fleetplan.fleet_plan([], host, verb="plan").plans[""][:-1] == []
     apply(host)
     assert set(host.bridges) == {"br0", "br1"}
 
@@ -372,3 +374,14 @@ def test_setting_writes_only_what_was_set() -> None:
 def test_setting_what_is_not_declared() -> None:
     with pytest.raises(NotFound, match="not declared"):
         asyncio.run(fleet.change("web", lambda made: made, FakeHost(), REPORTER, dry_run=False))
+
+
+@pytest.mark.parametrize(("ports", "looks"), [(("8080:80",), 0), (("8080-8090:80-90",), 1), (("8081:80",), 1)])
+def test_who_listens_is_asked_where_other_ports_are_to_be_published(ports: tuple[str, ...], looks: int) -> None:
+    host = FakeHost()
+    create(host, web(publish=(parse_publish("8080:80"),)))
+    host.active.add("machctl-port-web_8080.socket")
+    asked: list[int] = []
+    host.facts.listeners = lambda: asked.append(1) or ()
+    observe(host, [web(publish=tuple(map(parse_publish, ports)))])
+    assert len(asked) == looks

@@ -19,10 +19,11 @@ from machines.host.interfaces import Progress, SourceRequest
 from machines.model.base import Base
 from machines.model.machine import Publish
 from machines.model.source import parse_source
-from machines.operations import fleet
+from machines.operations import fleet, fleetplan
 from machines.operations.bases import known_base, make_base
 from machines.operations.garbage import collect_garbage
-from machines.operations.observe import observe, write_record
+from machines.operations.observe import observe
+from machines.operations.records import write_record
 from machines.operations.remove import remove
 from machines.operations.tree import make_tree
 from machines.plan import steps
@@ -188,7 +189,7 @@ def test_an_apply_of_new_machines_makes_each_base_once() -> None:
     host = FakeHost()
     for name in "abc":
         declare(host, name, source="debian" if name == "a" else "debian:bookworm")
-    plans = fleet.plan_fleet([], host, verb="plan")
+    plans = fleetplan.fleet_plan([], host, verb="plan").plans
     assert [str(plans[name][0]) for name in "abc"] == ["bootstrap debian:trixie", *["bootstrap debian:bookworm"] * 2]
     apply(host)
     assert (made(host), made(host, "debian:bookworm")) == (1, 1)
@@ -243,7 +244,7 @@ def test_tree_without_an_init_is_left_as_it_is() -> None:
         "/etc/machine-id",
     }
     assert "Boot=no" in host.files.texts[paths.settings_file("web")]
-    assert fleet.plan_fleet([], host, verb="plan") == {"web": [], "": []}
+    assert fleetplan.fleet_plan([], host, verb="plan").plans == {"web": [], "": []}
 
 
 def test_layer_is_made_mounted_and_removed() -> None:
@@ -255,7 +256,7 @@ def test_layer_is_made_mounted_and_removed() -> None:
     assert (record.storage, record.uid is not None) == ("overlay", True)
     # A directory of the layer hides the mode and the owner of the one below.
     assert "/root/.ssh/authorized_keys" in host.guests.copied
-    assert fleet.plan_fleet([], host, verb="plan") == {"web": [], "": []}
+    assert fleetplan.fleet_plan([], host, verb="plan").plans == {"web": [], "": []}
 
 
 @pytest.mark.parametrize("tree_left", [True, False])
@@ -277,10 +278,10 @@ def test_disk_is_limited_and_no_longer() -> None:
     host.storage.driver = "btrfs"
     create(host, web(disk=2**30))
     assert host.storage.limits == {"/var/lib/machines/web": 2**30}
-    assert fleet.plan_fleet([], host, verb="plan") == {"web": [], "": []}
+    assert fleetplan.fleet_plan([], host, verb="plan").plans == {"web": [], "": []}
     asyncio.run(fleet.change("web", lambda made: dataclasses.replace(made, disk=None), host, REPORTER, dry_run=False))
     assert host.storage.limits == {"/var/lib/machines/web": None}
-    assert fleet.plan_fleet([], host, verb="plan") == {"web": [], "": []}
+    assert fleetplan.fleet_plan([], host, verb="plan").plans == {"web": [], "": []}
 
 
 def test_dry_run_with_a_base_says_what_is_copied_and_without_one_that_it_is_made() -> None:

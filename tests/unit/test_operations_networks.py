@@ -19,10 +19,11 @@ from machines.host import guest
 from machines.model.frozen import replace
 from machines.model.network import DeclaredNetwork
 from machines.model.observed import Link
-from machines.operations import fleet
+from machines.operations import fleet, fleetplan
 from machines.operations.names import keep_names
 from machines.operations.networks import create_network, network_row, network_rows, remove_network
-from machines.operations.observe import observe, read_networks
+from machines.operations.observe import observe
+from machines.operations.records import read_networks
 from machines.operations.remove import remove
 from machines.plan.names import block_of
 from machines.render import paths
@@ -41,7 +42,9 @@ def drop(host: FakeHost, name: str = "lab") -> None:
 
 def planned(host: FakeHost) -> dict[str, list[str]]:
     return {
-        name: [str(step) for step in plan] for name, plan in fleet.plan_fleet([], host, verb="plan").items() if plan
+        name: [str(step) for step in plan]
+        for name, plan in fleetplan.fleet_plan([], host, verb="plan").plans.items()
+        if plan
     }
 
 
@@ -133,12 +136,12 @@ def test_network_does_not_move_with_some_of_its_machines_only() -> None:
     apply(host)
     host.files.texts[own_network_file("lab")] = "[networks.lab]\nsubnet = '10.213.6.0/24'\n"
     with pytest.raises(Conflict, match="has other machines on it: b"):
-        fleet.plan_fleet(["a"], host, verb="apply")
+        fleetplan.fleet_plan(["a"], host, verb="apply")
     edit = fleet.change("a", lambda found: found, host, REPORTER, dry_run=False)
     with pytest.raises(Conflict, match="has other machines on it: b"):
         asyncio.run(edit)
     assert str(read_networks(host)["lab"].subnet) == "10.213.5.0/24"
-    assert "network lab" in fleet.plan_fleet(["a", "b"], host, verb="apply")
+    assert "network lab" in fleetplan.fleet_plan(["a", "b"], host, verb="apply").plans
     apply(host)
     assert network_row("lab", host)["addresses"]["b"][0] == "10.213.6.3"
 

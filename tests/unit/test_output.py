@@ -195,6 +195,7 @@ def test_plan_says_what_why_and_what_differs(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == [
         {
             "machine": "web",
+            "kind": None,
             "step": "WriteFile",
             "what": "write /etc/x",
             "reason": "differs",

@@ -19,9 +19,9 @@ from machines.model.link import Attachment
 from machines.model.machine import Publish
 from machines.model.network import Network
 from machines.model.observed import Host
-from machines.operations import fleet
+from machines.operations import fleetplan
 from machines.operations.bridge import bridge_up
-from machines.operations.observe import write_network
+from machines.operations.records import write_network
 from machines.plan import steps
 from machines.plan.machine import plan_machine
 from machines.plan.names import name_servers
@@ -125,7 +125,7 @@ def test_bridge_is_told_once_and_again_after_it_forgot() -> None:
     declare(host, "web", 'bridges = ["br0"]')
 
     def planned() -> list[str]:
-        plans = fleet.plan_fleet([], host, verb="plan").values()
+        plans = fleetplan.fleet_plan([], host, verb="plan").plans.values()
         return [str(step) for plan in plans for step in plan if not isinstance(step, steps.EnableUnit)]
 
     assert planned().count(f"set {KEY} to 1") == 1

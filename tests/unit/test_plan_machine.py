@@ -12,7 +12,6 @@ import pytest
 from machines.declare.write import write_machine
 from machines.errors import Conflict
 from machines.model.base import Payload
-from machines.model.limits import Limits
 from machines.model.machine import Machine, Publish
 from machines.model.names import bridge_unit, machine_unit
 from machines.model.observed import Host, Link, Record
@@ -378,33 +377,6 @@ def test_bridge_that_came_back_with_its_record_is_machctls() -> None:
     host = host_with(WEB)
     assert plan_machine(WEB, dataclasses.replace(host, links={"br0": BRIDGE})) == []
     assert bridge_unit("br0") in host.active
-
-
-@pytest.mark.parametrize(
-    ("have", "memory", "wanted"),
-    [
-        (Limits(None, None), 2**28, ["let web have 268435456 bytes of memory and no processor limit"]),
-        (Limits(2**28, None), 2**28, []),
-        (Limits(2**28, None), 2**28 + 1, []),
-        (Limits(2**28, 0.5), 2**28, ["let web have 268435456 bytes of memory and no processor limit"]),
-        (None, 2**28, []),
-    ],
-)
-def test_limits_of_a_running_machine_are_the_kernels(have: Limits | None, memory: int, wanted: list[str]) -> None:
-    web = machine(memory=memory)
-    host = running(host_with(web), "web")
-    host = dataclasses.replace(host, limits={} if have is None else {"web": have})
-    assert [str(step) for step in plan_machine(web, host) if isinstance(step, steps.SetLimits)] == wanted
-
-
-def test_changed_limits_are_set_where_the_kernel_does_not_say_what_it_has() -> None:
-    host = running(host_with(machine()), "web")
-    plan = plan_machine(machine(memory=2**28), host)
-    assert [type(step) for step in plan if isinstance(step, (steps.WriteFile, steps.ReloadUnits, steps.SetLimits))] == [
-        steps.WriteFile,
-        steps.ReloadUnits,
-        steps.SetLimits,
-    ]
 
 
 def test_what_counts_for_a_new_tree_only_is_said_of_an_old_one() -> None:

@@ -85,6 +85,13 @@ def test_bridge_stays_while_a_link_of_others_is_on_it(ports: tuple[str, ...], *,
     assert (paths.network_record("br0") not in removed(plan)) is stays
 
 
+def test_bridge_that_networkd_may_make_again_is_removed_though_it_is_away() -> None:
+    assert steps.RemoveLink in kinds(plan_remove("web", host_with(WEB, links={}), {"web": WEB}))
+    without = dataclasses.replace(host_with(WEB, links={}), networkd=False)
+    files = {path: text for path, text in without.files.items() if not path.startswith(paths.NETWORK_DIRECTORY)}
+    assert steps.RemoveLink not in kinds(plan_remove("web", dataclasses.replace(without, files=files), {"web": WEB}))
+
+
 def test_nat_of_a_bridge_that_stays_is_kept() -> None:
     host = host_with(WEB, links={"br0": Link("br0", "bridge", ("tap0",))})
     plan = plan_remove("web", host, {"web": WEB})

@@ -22,12 +22,13 @@ from machines.operations.ports import published, unpublished
 from machines.plan import steps
 from machines.plan.check import check_machine
 from machines.plan.machine import plan_machine
+from machines.plan.ports import given_up
 from machines.plan.remove import plan_remove
 from machines.plan.rename import plan_rename
 from machines.render import paths
 from machines.render.machine import render_machine
 from machines.render.ports import ways
-from samples import host_with, machine, placed, running, shown
+from samples import empty_host, host_with, machine, placed, running, shown
 
 V6 = {"br0": "fd00::2"}
 NAT = f"{paths.NAT_DIRECTORY}/machine-web.nft"
@@ -258,10 +259,20 @@ def test_a_machine_that_goes_is_not_started_by_a_last_connection() -> None:
     assert stop < plan.index("terminate web")
 
 
+def test_what_is_not_started_on_demand_any_more_systemd_forgets() -> None:
+    before = machine(publish=(Publish(80, 80),), on_demand=True)
+    plan = shown(plan_machine(machine(), host_with(before)))
+    gone = plan.index(f"remove {paths.sockets_file('web')}")
+    assert gone < plan.index("reload systemd")
+
+
 def test_loopback_is_routed_where_that_is_needed_and_not_yet_so() -> None:
     declared = machine(publish=(Publish(53, 53, protocol="udp"),))
     assert "set net/ipv4/conf/br0/route_localnet to 1" in shown(plan_machine(declared, host_with(declared)))
     assert plan_machine(declared, host_with(declared, localnet=frozenset({"br0"}))) == []
+    # Of a bridge that the same plan makes, too, and once it has.
+    new = shown(plan_machine(declared, empty_host()))
+    assert new.index("start machctl-bridge@br0.service") < new.index("set net/ipv4/conf/br0/route_localnet to 1")
 
 
 # --- the verbs' edits ---
@@ -365,3 +376,14 @@ def test_dockers_own_networks_stay_its_own() -> None:
     assert lines.index("-A MACHCTL -o br-lab -j ACCEPT") < lines.index("-A MACHCTL -i machctl0 -o br-+ -j RETURN")
     assert lines.index("-A MACHCTL -i machctl0 -o docker0 -j RETURN") < lines.index("-A MACHCTL -i machctl0 -j ACCEPT")
     assert lines[-1] == "COMMIT"
+
+
+def test_only_ports_whose_units_go_are_given_up_before_anything_else() -> None:
+    stop = steps.StopMachine(reason="", machine="web", name="web")
+    gone = steps.RemoveFile(reason="", machine="web", path=f"{paths.UNIT_DIRECTORY}/machctl-port-web_81.socket")
+    units = ("machctl-port-web_80.socket", "machctl-port-web_81.socket")
+    close = steps.ClosePorts(reason="", machine="web", units=units)
+    first, rest = given_up([close, stop, gone])
+    assert first == [dataclasses.replace(close, units=units[1:])]
+    assert rest == [dataclasses.replace(close, units=units[:1]), stop, gone]
+    assert given_up([close, stop]) == ([], [close, stop])

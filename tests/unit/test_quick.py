@@ -29,6 +29,7 @@ PLAIN = [
     "rm web",
     "rm -f web db 'x*'",
     "set web memory=1G cpus=",
+    "set web --env A=1 -e B=2 --unset-env C --secret token=file:/t",
     "start web db --wait ip",
 ]
 LEFT = [
@@ -46,7 +47,6 @@ LEFT = [
     "stop --all",
     "snapshot",
     "snapshot nothing web",
-    "list",
     "no-such-verb",
     "",
     "--no-such rm web",

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from machines.host import registered
 
@@ -117,7 +118,7 @@ def test_ipv6_addresses_are_the_usable_ones_the_lasting_first():
 def test_link_local_addresses_come_last_and_only_when_asked_for(monkeypatch):
     texts = {"/proc/9/net/fib_trie": FIB_TRIE, "/proc/9/net/if_inet6": IF_INET6}
     monkeypatch.setattr(registered, "_read", lambda path: texts[path])
-    monkeypatch.setattr(registered, "_shares_network", lambda leader: False)
+    monkeypatch.setattr(registered, "shares_network", lambda leader: False)
     everywhere = ("10.99.0.12", "fd00:1234::11", "fd00:1234::12", "fd00:1234::14")
     assert registered.addresses(9) == everywhere
     assert registered.addresses(9, link_local=True) == (*everywhere, "169.254.7.9", "fe80::6c2f:f0ff:fe3a:1")
@@ -146,3 +147,21 @@ no assignment
 def test_assignments_are_one_plain_word_on_a_terminal():
     found = registered.parse_assignments('ID="a\x1b[31mb\x07"\nNAME="\\x1b]0;x\\nn d"\nV=\u202e9\n')
     assert found == {"ID": "a[31mb", "NAME": "]0;xn d", "V": "9"}
+
+
+def test_a_signal_that_is_neither_caught_nor_blocked_is_not_taken() -> None:
+    kept = signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    try:
+        assert not registered.takes_signal(os.getpid(), signal.SIGUSR2)
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+        assert registered.takes_signal(os.getpid(), signal.SIGUSR2)
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        assert registered.takes_signal(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        signal.signal(signal.SIGUSR2, kept)
+
+
+def test_one_that_is_gone_misses_no_signal() -> None:
+    assert registered.takes_signal(2**22 + 1, signal.SIGTERM)

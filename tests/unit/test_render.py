@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -22,75 +20,7 @@ from machines.render.machine import render_machine
 from machines.render.networks import render_bridge
 from machines.render.placement import Placement
 from samples import NETWORK, PAYLOAD, machine, placed
-
-CONTINUATION = "\\"
-
-
-def settings(text: str) -> list[tuple[str, str, str]]:
-    """Read a unit file as systemd does (systemd.syntax(7)): section, key and value of every assignment."""
-    found = []
-    section, pending = "", ""
-    # "\n" alone ends a line there, whatever Python's splitlines() thinks.
-    for raw in text.split("\n"):
-        line = pending + raw
-        pending = ""
-        if not line.strip(" \t\r") or (line[0] in "#;"):
-            continue
-        if (len(line) - len(line.rstrip(CONTINUATION))) % 2:
-            pending = line[:-1] + " "
-            continue
-        line = line.strip(" \t\r")
-        if line.startswith("["):
-            section = line.strip("[]")
-            continue
-        key, equals, value = line.partition("=")
-        assert equals, f"{line!r} is no assignment"
-        found.append((section, key.rstrip(), value.lstrip()))
-    return found
-
-
-def words(value: str) -> Iterator[str]:
-    r"""Split as nspawn splits Bind=: extract_first_word() at ":" without coalescing; "\" takes the next as it is."""
-    word, escaped = "", False
-    for character in value:
-        if escaped:
-            word, escaped = word + character, False
-        elif character == "\\":
-            escaped = True
-        elif character == ":":
-            yield word
-            word = ""
-        else:
-            word += character
-    assert not escaped, "a backslash at the end escapes nothing"
-    yield word
-
-
-def shell_words(value: str) -> list[str]:
-    """Split as nspawn splits Parameters=: extract_first_word() with EXTRACT_UNQUOTE and EXTRACT_RETAIN_ESCAPE."""
-    found: list[str] = []
-    word: str | None = None
-    quote = ""
-    for character in value:
-        if quote:
-            if character == quote:
-                quote = ""
-            else:
-                word = (word or "") + character
-        elif character in "\"'":
-            quote, word = character, word or ""
-        elif character in " \t":
-            found += [] if word is None else [word]
-            word = None
-        else:
-            word = (word or "") + character
-    assert not quote, "a quote that does not end is no list"
-    return found + ([] if word is None else [word])
-
-
-def values(files: dict[str, str], path: str, section: str, key: str) -> list[str]:
-    return [value for in_section, name, value in settings(files[path]) if (in_section, name) == (section, key)]
-
+from unitfiles import settings, shell_words, values, words
 
 # Whatever is printable, and often what means something to one parser or another.
 path_texts = st.text(
@@ -348,93 +278,6 @@ def test_quota_is_what_systemd_can_read() -> None:
         number = quota.removesuffix("%")
         assert number.replace(".", "", 1).isdigit()
         assert len(number.partition(".")[2]) <= 2
-
-
-def listening(port: Publish, *, ipv6: bool = True, **values: Any) -> list[str]:
-    """The addresses that a socket unit of machctl answers on."""
-    files = render_machine(machine(publish=(port,)), placed(ipv6_loopback=ipv6, **values))
-    return [
-        value
-        for path, text in files.items()
-        if path.endswith(".socket")
-        for _, key, value in settings(text)
-        if key == "ListenStream"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("port", "listen"),
-    [
-        (Publish(8080, 80), ["127.0.0.1:8080", "[::]:8080"]),
-        (Publish(8080, 80, "127.0.0.1"), ["127.0.0.1:8080"]),
-        (Publish(8080, 80, "192.0.2.1"), []),
-        (Publish(8080, 80, "::1"), ["[::1]:8080"]),
-        (Publish(8080, 80, "2001:db8::1"), ["[2001:db8::1]:8080"]),
-    ],
-)
-def test_sockets_answer_where_nat_cannot(port: Publish, listen: list[str]) -> None:
-    assert listening(port) == listen
-
-
-@pytest.mark.parametrize(
-    ("port", "listen"),
-    [
-        (Publish(8080, 80), ["127.0.0.1:8080", "[::]:8080"]),
-        (Publish(8080, 80, "127.0.0.1"), ["127.0.0.1:8080"]),
-        (Publish(8080, 80, "192.0.2.1"), ["192.0.2.1:8080"]),
-        (Publish(8080, 80, "2001:db8::1"), ["[2001:db8::1]:8080"]),
-    ],
-)
-def test_sockets_answer_on_a_given_address_where_there_is_no_nat(port: Publish, listen: list[str]) -> None:
-    assert listening(port, networks={}, addresses={}) == listen
-
-
-@pytest.mark.parametrize("place", [placed(), placed(networks={}, addresses={})])
-def test_sockets_go_with_their_machine(place: Placement) -> None:
-    port = Publish(8080, 80)
-    files = render_machine(machine(publish=(port,)), place)
-    path = f"{paths.UNIT_DIRECTORY}/{paths.port_unit('web', port, 'socket')}"
-    assert values(files, path, "Unit", "BindsTo") == ["systemd-nspawn@web.service"]
-    assert values(files, path, "Unit", "PartOf") == []
-
-
-def test_without_ipv6_nothing_listens_on_it() -> None:
-    assert listening(Publish(8080, 80), ipv6=False) == ["127.0.0.1:8080"]
-
-
-def nat_rules(declared: Machine) -> str:
-    return render_machine(declared, placed()).get(f"{paths.NAT_DIRECTORY}/machine-web.nft", "")
-
-
-@pytest.mark.parametrize(
-    ("port", "match"),
-    [
-        (Publish(8080, 80), "meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 tcp dport 8080"),
-        (Publish(8080, 80, "192.0.2.1"), "ip daddr 192.0.2.1 tcp dport 8080"),
-    ],
-)
-def test_nat_leads_to_the_machine(port: Publish, match: str) -> None:
-    rules = nat_rules(machine(publish=(port,))).splitlines()[1:]
-    assert [rule.partition(" comment ")[0] for rule in rules] == [
-        f"add rule inet machctl {chain} {match} dnat ip to 10.64.7.2:80" for chain in ("prerouting", "output")
-    ]
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "2001:db8::1"])
-def test_nat_has_no_rule_for_what_sockets_answer(address: str) -> None:
-    assert "dnat" not in nat_rules(machine(publish=(Publish(8080, 80, address),)))
-
-
-def test_port_on_a_foreign_bridge_is_nspawns() -> None:
-    files = render_machine(machine(publish=(Publish(8080, 80),)), placed(networks={}, addresses={}))
-    assert values(files, paths.settings_file("web"), "Network", "Port") == ["tcp:8080:80"]
-    assert not [path for path in files if path.endswith(".nft")]
-
-
-def test_port_of_one_address_on_a_foreign_bridge_is_not_nspawns() -> None:
-    # nspawn maps a port of all addresses at once.
-    files = render_machine(machine(publish=(Publish(8080, 80, "192.0.2.1"),)), placed(networks={}, addresses={}))
-    assert values(files, paths.settings_file("web"), "Network", "Port") == []
 
 
 def test_second_bridge_has_a_link_of_its_own() -> None:

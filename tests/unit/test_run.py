@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from machines.errors import CommandFailed, TimedOut, Unsupported
-from machines.host import run
+from machines.host import run, streaming
+from machines.host.lines import Lines
+from machines.host.streaming import stream
 
 ROOT = Path(__file__).parents[2]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="unshare(1) of a PID namespace needs root")
@@ -90,7 +92,7 @@ def test_importing_costs_neither_asyncio_nor_subprocess() -> None:
 
 
 def test_lines() -> None:
-    lines = run.Lines()
+    lines = Lines()
     assert lines.feed(b"one\ntw") == ["one"]
     assert lines.feed(b"o\rthree\r\n\n") == ["two", "three"]
     assert lines.feed(b"\xff") == []
@@ -100,7 +102,7 @@ def test_lines() -> None:
 def streamed(tmp_path: Path, argv: list[str], *, contained: bool, extra_fd3: bool = False) -> tuple[int, list[str]]:
     lines: list[str] = []
     log = tmp_path / "log" / "x.log"
-    status = asyncio.run(run.stream(argv, on_line=lines.append, log=log, contained=contained, extra_fd3=extra_fd3))
+    status = asyncio.run(stream(argv, on_line=lines.append, log=log, contained=contained, extra_fd3=extra_fd3))
     assert log.read_text().splitlines()[1:] == lines
     return status, lines
 
@@ -116,6 +118,16 @@ def test_stream_joins_all_output(tmp_path: Path) -> None:
 def test_stream_of_a_missing_tool(tmp_path: Path) -> None:
     with pytest.raises(Unsupported):
         streamed(tmp_path, ["no-such-tool"], contained=False)
+
+
+def test_a_child_that_runs_beside_its_caller() -> None:
+    end = run.begin(["sh", "-c", "echo ä; echo no >&2; cat; exit 3"])
+    assert run.begin(["env"])().stdout.splitlines()[0] == f"PATH={run.PATH}"
+    assert end() == run.Completed(3, "ä\n", "")
+    # More than a pipe holds.
+    assert len(run.begin(["head", "-c", "200000", "/dev/zero"])().stdout) == 200000
+    with pytest.raises(Unsupported, match="nosuchtool not found"):
+        run.begin(["nosuchtool"])
 
 
 @needs_root
@@ -147,7 +159,7 @@ def gone(mark: str, *, within: float) -> bool:
 
 async def cancelled(argv: list[str], log: Path, *, contained: bool) -> None:
     ready = asyncio.Event()
-    task = asyncio.create_task(run.stream(argv, on_line=lambda _: ready.set(), log=log, contained=contained))
+    task = asyncio.create_task(stream(argv, on_line=lambda _: ready.set(), log=log, contained=contained))
     await ready.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -159,7 +171,7 @@ async def cancelled(argv: list[str], log: Path, *, contained: bool) -> None:
 def test_nothing_is_left_after_a_cancellation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, contained: bool, deaf: str
 ) -> None:
-    monkeypatch.setattr(run, "GRACE", 0.3)
+    monkeypatch.setattr(streaming, "GRACE", 0.3)
     mark = f"100{os.getpid()}.{int(contained)}{len(deaf)}"
     argv = ["sh", "-c", f"{deaf}sleep {mark} & echo ready; sleep {mark}; sleep {mark}"]
     asyncio.run(cancelled(argv, tmp_path / "log", contained=contained))
@@ -172,7 +184,7 @@ def test_nothing_is_left_after_a_sigkill(tmp_path: Path) -> None:
     shell = f"mount -t tmpfs x {tmp_path}; setsid sleep {mark} & echo ready; sleep {mark}"
     script = textwrap.dedent(f"""
         import asyncio, pathlib
-        from machines.host.run import stream
+        from machines.host.streaming import stream
         asyncio.run(stream(["sh", "-c", {shell!r}], on_line=lambda line: print(line, flush=True),
                            log=pathlib.Path({os.fspath(tmp_path)!r}) / "log"))
     """)

@@ -10,16 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from machines.declare.fleet import own_file, parse_fleet
+from machines.declare.environment import parse_secret
+from machines.declare.fleet import FLEET_FILE, own_file, parse_fleet
+from machines.declare.inherit import edited
 from machines.declare.links import check_links
 from machines.declare.ports import check_ports
 from machines.declare.values import DISK_MIN, MEMORY_MIN
 from machines.declare.write import write_machine
+from machines.errors import MachctlError
 from machines.model.link import DEFAULT_LINKS, Attachment
 from machines.model.machine import Bind, Machine, Publish
 from machines.model.publish import Egress
 from machines.model.source import DEBIAN_SUITES, Source
 from samples import machine
+from schemas import against
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,5})?", fullmatch=True)
 bridges = st.from_regex(r"[a-z][a-z0-9_.-]{0,14}", fullmatch=True).filter(lambda name: name not in {"all", "default"})
@@ -51,6 +55,8 @@ egress = st.builds(
     st.sampled_from(["tcp", "udp"]),
 )
 keys = st.from_regex(r"ssh-[a-z0-9]{1,10} [A-Za-z0-9+/]{4,20}={0,2}( [ -~]{0,20}[!-~])?", fullmatch=True)
+variables = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,4}", fullmatch=True)
+secrets = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True)
 plain = st.builds(
     Machine,
     name=names,
@@ -76,6 +82,10 @@ plain = st.builds(
     storage=st.sampled_from(["auto", "btrfs", "overlay", "reflink", "copy"]),
     disk=st.none() | st.integers(DISK_MIN, 2**50),
     ephemeral=st.booleans(),
+    environment=st.dictionaries(variables, parts, max_size=3).map(lambda found: tuple(found.items())),
+    secrets=st.dictionaries(secrets, st.sampled_from(["file:/root/a%h:b", "credential:a.b"]), max_size=3).map(
+        lambda found: tuple(parse_secret(name, text) for name, text in found.items())
+    ),
 ).filter(lambda declared: not [*check_links(declared), *check_ports(declared)])
 digests = st.from_regex(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", fullmatch=True)
 files = st.sampled_from(["tar", "raw"])
@@ -200,3 +210,47 @@ def test_network_of_the_host_is_written() -> None:
     declared = machine(network="host", links=())
     assert 'network = "host"\n' in write_machine(declared)
     assert parse_fleet({declared.origin: write_machine(declared)}) == ({"web": declared}, [])
+
+
+@settings(max_examples=40)
+@given(machines)
+def test_what_machctl_writes_is_right_by_the_schema(declared: Machine) -> None:
+    assert against(write_machine(declared)) == []
+
+
+LAYERS = """
+[defaults]
+memory = "1G"
+packages = ["less"]
+bridges = ["lab"]
+ephemeral = true
+variant = "important"
+[profiles.a]
+cpus = 2
+binds = ["/srv/{{x}}:/srv"]
+[profiles.a.environment]
+A = "b"
+"""
+
+
+@settings(max_examples=40, deadline=None)
+@given(before=machines, after=machines, profile=st.booleans())
+def test_an_edit_over_layers_is_what_was_wanted_or_is_refused(before: Machine, after: Machine, profile: bool) -> None:
+    origin = own_file(before.name)
+    before = dataclasses.replace(before, origin=origin)
+    own = write_machine(before).replace("source =", 'profiles = ["a"]\nsource =' if profile else "source =", 1)
+    files = {FLEET_FILE: LAYERS, origin: own}
+    found, _ = parse_fleet(files)
+    if before.name not in found:
+        return
+    after = dataclasses.replace(after, name=before.name, origin=origin)
+    try:
+        said, text = edited(after, found[before.name], files)
+    except MachctlError:
+        return
+    assert parse_fleet({**files, origin: text})[0][before.name] == said
+    for field in ("memory", "cpus", "ephemeral", "variant", "hostname", "disk", "storage", "autostart"):
+        wanted = getattr(after, field)
+        assert getattr(said, field) == wanted or (wanted is None and field in {"memory", "cpus"}), field
+    assert set(after.packages) <= set(said.packages)
+    assert set(after.publish) == set(said.publish)

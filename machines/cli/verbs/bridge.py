@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import typer
-
+from machines.cli import words
+from machines.cli.output import note
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue
 from machines.model.names import check_link_name
@@ -12,7 +12,9 @@ from machines.operations.bridge import bridge_down, bridge_up
 
 
 def bridge(
-    action: str = typer.Argument(..., metavar="up|down"), name: str = typer.Argument(..., metavar="BRIDGE")
+    context: words.Context,
+    action: str = words.Argument(..., metavar="up|down"),
+    name: str = words.Argument(..., metavar="BRIDGE"),
 ) -> None:
     """See to it that a bridge is there, or take away one that was made so."""
     if action not in {"up", "down"}:
@@ -20,4 +22,4 @@ def bridge(
     if action == "down":
         bridge_down(check_link_name(name), RealHost())
     elif warning := bridge_up(check_link_name(name), RealHost()):
-        typer.echo(warning, err=True)  # for the journal
+        note(warning)  # for the journal

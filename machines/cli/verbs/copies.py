@@ -25,7 +25,7 @@ def clone(
     ),
     snapshot: str = words.Option("", "--snapshot", metavar="SNAPSHOT", help="Copy it as it was then."),
     start: bool = words.Option(False, "--start", help="Start the copy."),
-    wait: str = words.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+    wait: str = words.Option(None, "--wait", metavar="ip|healthy", help="With --start: wait for an address or health."),
 ) -> None:
     """Copy a machine, running or not. The copy has its own address, identity and settings, and publishes no ports."""
     options = context.obj
@@ -109,11 +109,17 @@ def restore(
 
 def diff(
     context: words.Context,
-    name: str = name_argument("The machine."),
+    name: str = name_argument("The machine; the fleet if left out.", optional=True),
     snapshot: str = words.Argument(None, metavar="[SNAPSHOT]", help="Since then; since it was made if left out."),
+    file: str = words.Option(None, "--file", "-f", metavar="FILE", help="Of the fleet: read this declaration file."),
     detailed_exitcode: bool = words.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
 ) -> None:
-    """Show what changed in a machine: packages, files in /etc, units, users, size."""
+    """Show what changed in a machine: packages, /etc, units, users, size; of the fleet: what apply would change."""
+    if name is None:
+        from machines.cli.verbs.fleet import diff_of_fleet
+
+        diff_of_fleet(context, file, detailed_exitcode=detailed_exitcode)
+        return
     show_changes(context, name, snapshot, None, detailed_exitcode=detailed_exitcode)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import sys
 
-import typer
-
+from machines.cli import words
 from machines.cli.output import note
 from machines.cli.progress import Progress
 from machines.cli.running import run
@@ -16,13 +15,13 @@ from machines.operations.copying import STREAM, is_machine, sides
 
 
 def cp(
-    context: typer.Context,
-    source: str = typer.Argument(
+    context: words.Context,
+    source: str = words.Argument(
         ..., metavar="SOURCE", help="NAME:/path, a path of the host, or - for a tar on stdin."
     ),
-    target: str = typer.Argument(..., metavar="TARGET", help="The same; - writes a tar archive to stdout."),
-    archive: bool = typer.Option(False, "--archive", "-a", help="Keep owners, by number, setuid bits and devices."),
-    follow: bool = typer.Option(False, "--follow-link", "-L", help="Copy what SOURCE leads to, if it is a symlink."),
+    target: str = words.Argument(..., metavar="TARGET", help="The same; - writes a tar archive to stdout."),
+    archive: bool = words.Option(False, "--archive", "-a", help="Keep owners, by number, setuid bits and devices."),
+    follow: bool = words.Option(False, "--follow-link", "-L", help="Copy what SOURCE leads to, if it is a symlink."),
 ) -> None:
     """Copy files into a machine, out of it, or from one to another, running or not. DIR/. means what is in it."""
     options = context.obj
@@ -68,7 +67,7 @@ async def _copy(source: str, target: str, progress: Progress, *, archive: bool, 
 
     def work() -> Counts:
         with sides([source, target], host) as found:
-            here, there = (copying.Place(*side) if side is not None else None for side in found)
+            here, there = found
             if here is None:
                 assert there is not None
                 return copying.unpack(sys.stdin.fileno(), there, progress=report, archive=archive)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from machines.cli import links as flags
+from machines.cli import settings as held
 from machines.cli import words
 from machines.cli.links import read_links
 from machines.cli.options import Options
@@ -15,6 +16,7 @@ from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
 from machines.cli.running import run
+from machines.cli.settings import read_settings
 from machines.cli.wire import RealHost
 from machines.declare import values
 from machines.declare.fleet import check_machine, own_file
@@ -58,6 +60,17 @@ def create(
         None, "--idle-stop", metavar="TIME", help="With --on-demand: stop it that long after the last connection."
     ),
     bind: list[str] = words.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
+    tmpfs: list[str] = held.TMPFS,
+    read_only: bool = held.READ_ONLY,
+    volatile: str = held.VOLATILE,
+    device: list[str] = held.DEVICE,
+    capability: list[str] = held.CAPABILITY,
+    drop_capability: list[str] = held.DROP_CAPABILITY,
+    system_call_filter: list[str] = held.CALLS,
+    nesting: bool = held.NESTING,
+    health: str = held.HEALTH,
+    env: list[str] = held.ENVIRONMENT,
+    secret: list[str] = held.SECRET,
     package: list[str] = words.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
     mirror: str = words.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
     variant: str = words.Option(
@@ -77,13 +90,20 @@ def create(
     ephemeral: bool = words.Option(False, "--ephemeral", help="Forget at each stop what was changed in it."),
     memory: str = words.Option(None, "--memory", metavar="SIZE", help="The most memory it may use, as in 512M."),
     cpus: str = words.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use, as in 1.5."),
+    memory_high: str = held.MEMORY_HIGH,
+    swap: str = held.SWAP,
+    cpu_weight: str = held.CPU_WEIGHT,
+    io_weight: str = held.IO_WEIGHT,
+    tasks: str = held.TASKS,
+    restart: str = held.RESTART,
+    restart_delay: str = held.RESTART_DELAY,
     hostname: str = words.Option(None, "--hostname", metavar="NAME", help="Its host name, if not its name."),
     ssh_key: list[str] = words.Option(
         [], "--ssh-key", metavar="FILE", help="Let the owner of this public key in by ssh."
     ),
     autostart: bool = words.Option(False, "--autostart", help="Start it at boot."),
     start: bool = words.Option(False, "--start", help="Start it now."),
-    wait: str = words.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+    wait: str = words.Option(None, "--wait", metavar="ip|healthy", help="With --start: wait for an address or health."),
 ) -> None:
     """Make a machine: bootstrap its tree, write its settings and units, and declare it."""
     options = context.obj
@@ -99,6 +119,13 @@ def create(
         variant=variant, bootstrapper=bootstrapper, keyring=keyring, checksum=checksum, insecure=insecure,
         storage=storage, disk=disk, ephemeral=ephemeral, memory=memory, cpus=cpus, hostname=hostname, ssh_keys=ssh_key,
         autostart=autostart, wait=wait,
+        settings={
+            "memory_high": memory_high, "swap": swap, "cpu_weight": cpu_weight, "io_weight": io_weight, "tasks": tasks,
+            "restart": restart, "restart_delay": restart_delay, "devices": device, "capabilities": capability,
+            "drop_capabilities": drop_capability, "system_call_filter": system_call_filter, "nesting": nesting,
+            "read_only": read_only, "volatile": volatile, "tmpfs": tmpfs, "environment": env, "secrets": secret,
+            "health": health,
+        },
     )  # fmt: skip
     host = RealHost()
     progress = Progress(options)
@@ -204,6 +231,7 @@ def machine_of(
     ssh_keys: Iterable[str] = (),
     autostart: bool = False,
     wait: str | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Machine:
     """Read the words of the command line into a machine. Raises all that is wrong with them at once."""
     errors: list[MachctlError] = []
@@ -220,8 +248,10 @@ def machine_of(
     def read_all(parse: Callable[[str], object], texts: Iterable[str]) -> tuple[Any, ...]:
         return tuple(value for value in (read(parse, text) for text in texts) if value is not None)
 
-    if wait not in {None, "ip"}:
-        errors.append(InvalidValue(f"there is nothing to wait for called {wait!r}", hint="use --wait ip"))
+    if wait not in {None, "ip", "healthy"}:
+        errors.append(InvalidValue(f"there is nothing to wait for called {wait!r}", hint="use --wait ip or healthy"))
+    if wait == "healthy" and not (settings or {}).get("health") and not source.startswith("machine:"):
+        errors.append(InvalidValue("nothing would say that it is healthy", hint="give it a probe: --health http=80/"))
     url = read(values.parse_mirror, mirror)
     origin = read(
         lambda text: parse_source(_absolute_source(text), any_suite=mirror is not None),
@@ -260,6 +290,7 @@ def machine_of(
         hostname=read(values.parse_hostname, hostname),
         ssh_keys=tuple(key for keys in read_all(_read_keys, ssh_keys) for key in keys),
         autostart=autostart,
+        **read_settings(settings or {}, errors),
     )
     errors += check_machine(machine)
     raise_all(errors)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""machctl shell, exec, logs"""
+"""machctl shell, exec"""
 
 from __future__ import annotations
 
 import os
 import sys
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import name as name_argument
 from machines.cli.output import note
 from machines.errors import InvalidValue, MachctlError, NotFound, NotRunning, Unsupported
@@ -18,13 +17,13 @@ OWN_FAILURE = 125
 
 
 def exec_(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine."),
-    command: list[str] = typer.Argument(..., metavar="-- COMMAND...", help="The command and its words."),
-    user: str = typer.Option(None, "--user", "-u", metavar="USER", help="Run it as this user of the machine."),
-    setenv: list[str] = typer.Option([], "--setenv", "-E", "-e", metavar="NAME=VALUE", help="Set a variable for it."),
-    directory: str = typer.Option(None, "--chdir", "-C", metavar="DIR", help="Run it in this directory."),
-    tty: bool = typer.Option(
+    command: list[str] = words.Argument(..., metavar="-- COMMAND...", help="The command and its words."),
+    user: str = words.Option(None, "--user", "-u", metavar="USER", help="Run it as this user of the machine."),
+    setenv: list[str] = words.Option([], "--setenv", "-E", "-e", metavar="NAME=VALUE", help="Set a variable for it."),
+    directory: str = words.Option(None, "--chdir", "-C", metavar="DIR", help="Run it in this directory."),
+    tty: bool = words.Option(
         None, "--tty/--no-tty", "-t/-T", help="With a terminal; as stdin and stdout are, if left out."
     ),
 ) -> None:
@@ -32,8 +31,7 @@ def exec_(
     from machines.host.bus.guest import exec_in
 
     check_known_name(name)
-    if command[0] == "--":
-        del command[0]
+    command = words.bare(command)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     environment = dict(_variable(text) for text in setenv)
     try:
@@ -49,16 +47,16 @@ def exec_(
         if error.exit_code not in {126, 127}:
             error.exit_code = OWN_FAILURE
         raise
-    raise typer.Exit(status)
+    raise words.Exit(status)
 
 
 def shell(
-    context: typer.Context,
-    machine: str = typer.Argument(
+    context: words.Context,
+    machine: str = words.Argument(
         ..., metavar="[USER@]NAME", help="The machine, and whose shell.", autocompletion=None
     ),
-    command: list[str] = typer.Argument(None, metavar="[COMMAND]...", help="Instead of a shell."),
-    setenv: list[str] = typer.Option([], "--setenv", "-E", metavar="NAME=VALUE", help="Set a variable in it."),
+    command: list[str] = words.Argument(None, metavar="[COMMAND]...", help="Instead of a shell."),
+    setenv: list[str] = words.Option([], "--setenv", "-E", metavar="NAME=VALUE", help="Set a variable in it."),
 ) -> None:
     """Open a shell in a machine, as machinectl shell does. Ctrl-] three times within a second leaves it."""
     from machines.cli.buses import open_shell
@@ -66,12 +64,19 @@ def shell(
     user, _, name = machine.rpartition("@")
     check_known_name(name)
     variables = dict(_variable(text) for text in setenv)
+    command = words.bare(command)
+    if command and not command[0].startswith("/"):
+        # OpenMachineShell() knows no PATH.
+        raise InvalidValue(
+            f"shell wants the whole path of a command, not {command[0]!r}",
+            hint=f"machctl exec {name} -- {command[0]} looks for it in the machine's PATH",
+        )
     _check_user(name, user or "root")
     try:
         reason = open_shell(
             name,
             user=user or "root",
-            command=command or [],
+            command=command,
             env={"TERM": os.environ.get("TERM", "dumb"), **variables},
             connected=lambda: _greet(name, quiet=context.obj.quiet),
             timeout=context.obj.timeout,
@@ -81,30 +86,6 @@ def shell(
         raise
     if sys.stdin.isatty() and not context.obj.quiet:
         note(f"\r\nleft machine {name}; what runs in that shell has ended" if reason == "escape" else "")
-
-
-def logs(
-    context: typer.Context,
-    name: str = name_argument("The machine."),
-    follow: bool = typer.Option(False, "--follow", "-f", help="Go on printing what comes."),
-    lines: str = typer.Option("all", "--lines", "-n", metavar="N", help="Only the last lines."),
-    unit: list[str] = typer.Option([], "--unit", "-u", metavar="UNIT", help="Only this unit of the machine."),
-    since: str = typer.Option(None, "--since", "-S", metavar="TIME", help="Not older than that (systemd.time(7))."),
-) -> None:
-    """Show a machine's own journal, whether it runs or not."""
-    from machines.cli.wire import RealHost
-    from machines.operations.logs import journal_command
-
-    if lines != "all" and not lines.isdigit():
-        raise InvalidValue(f"{lines!r} is not a number of lines", hint="use -n 100")
-    argv = [f"--lines={lines}"]
-    argv += ["--follow"] if follow else []
-    argv += [f"--unit={word}" for word in unit]
-    argv += [f"--since={since}"] if since else []
-    argv += ["--output=json"] if context.obj.output == "json" else []
-    argv += [] if sys.stdout.isatty() and not follow else ["--no-pager"]
-    host = RealHost()
-    host.tools.replace(journal_command(name, host, argv))
 
 
 def _check_user(name: str, user: str) -> None:
@@ -128,19 +109,25 @@ def _check_user(name: str, user: str) -> None:
 
 
 def _enter(name: str, command: list[str], *, user: str | None, env: dict[str, str], directory: str | None) -> None:
-    """Become the command in a machine that has no init to run it, with the environment its image has."""
+    """Become the command in a machine that has no init to run it, with the environment that what it runs has."""
     from machines.cli.wire import RealHost
-    from machines.host.enter import enter
+    from machines.host.enter import enter, make_group
     from machines.host.registered import registered_machine
-    from machines.operations.observe import read_records
+    from machines.operations.declared import readable_machines
+    from machines.operations.records import read_records
+    from machines.render.given import payload_environment
 
-    record, entry = read_records(RealHost()).get(name), registered_machine(name)
+    host = RealHost()
+    record, entry = read_records(host).get(name), registered_machine(name)
     if record is None or record.payload is None or entry is None:
         return
-    own = dict(assignment.split("=", 1) for assignment in record.payload.environment if "=" in assignment)
+    machine = readable_machines(host).get(name)
+    given = payload_environment(machine, record.payload) if machine else record.payload.environment
+    own = dict(assignment.split("=", 1) for assignment in given if "=" in assignment)
     who = record.payload.user if user is None else user
     where = directory or record.payload.directory or None
-    enter(entry.leader, command, user=who, env={**own, **env}, directory=where, name=name)
+    group = make_group(name, entry.leader, "exec")
+    enter(entry.leader, command, user=who, env={**own, **env}, directory=where, name=name, group=group)
 
 
 def _require(name: str) -> None:

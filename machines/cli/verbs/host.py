@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import typer
-
 from machines import __version__
+from machines.cli import words
 from machines.cli.output import say, show_object
 from machines.errors import InvalidValue
 
 
-def version(context: typer.Context) -> None:
+def version(context: words.Context) -> None:
     """Show the version of machctl."""
     if context.obj.output in {"json", "yaml"}:
         show_object({"name": "machctl", "version": __version__}, context.obj)
@@ -18,7 +17,7 @@ def version(context: typer.Context) -> None:
         say(f"machctl {__version__}")
 
 
-def completion(shell: str = typer.Argument(..., metavar="bash|zsh|fish", help="The shell to print it for.")) -> None:
+def completion(shell: str = words.Argument(..., metavar="bash|zsh|fish", help="The shell to print it for.")) -> None:
     """Print the completion script of a shell: machctl completion bash > /etc/bash_completion.d/machctl"""
     from typer._completion_shared import get_completion_script
 

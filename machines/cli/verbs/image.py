@@ -7,8 +7,7 @@ import os
 import time
 from typing import Any
 
-import typer
-
+from machines.cli import words
 from machines.cli.output import note, say, show_object, show_rows
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
@@ -19,6 +18,7 @@ from machines.cli.wire import RealHost
 from machines.errors import Conflict, InvalidValue
 from machines.model.base import Base
 from machines.model.machine import Machine
+from machines.model.names import check_kept_name
 from machines.operations import images
 from machines.operations.declared import stale_after
 
@@ -30,14 +30,14 @@ def _complete(incomplete: str) -> list[str]:
 
 
 def _image(help: str) -> Any:
-    return typer.Argument(..., metavar="IMAGE", help=help, autocompletion=_complete)
+    return words.Argument(..., metavar="IMAGE", help=help, autocompletion=_complete)
 
 
 def _max_age() -> Any:
-    return typer.Option(None, "--max-age", metavar="DAYS", help="Older ones are stale; 30, or as [images] says.")
+    return words.Option(None, "--max-age", metavar="DAYS", help="Older ones are stale; 30, or as [images] says.")
 
 
-def ls(context: typer.Context, max_age: float = _max_age()) -> None:
+def ls(context: words.Context, max_age: float = _max_age()) -> None:
     """List what machines are copied from."""
     options = context.obj
     host = RealHost()
@@ -62,7 +62,7 @@ def ls(context: typer.Context, max_age: float = _max_age()) -> None:
     show_rows(rows, COLUMNS, options, empty="no images; the first machine makes one: machctl create debian")
 
 
-def show(context: typer.Context, image: str = _image("The image."), max_age: float = _max_age()) -> None:
+def show(context: words.Context, image: str = _image("The image."), max_age: float = _max_age()) -> None:
     """Show all that is known of an image, for programs."""
     host = RealHost()
     base = images.find_image(image, host)
@@ -75,13 +75,13 @@ def show(context: typer.Context, image: str = _image("The image."), max_age: flo
 
 
 def pull(
-    context: typer.Context,
-    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
-    name: str = typer.Option("", "--name", metavar="NAME", help="What it is called: image:NAME is a source then."),
-    mirror: str = typer.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
-    checksum: str = typer.Option(None, "--checksum", metavar="SHA256", help="What a tar: or raw: has to be."),
-    insecure: bool = typer.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
-    fresh: bool = typer.Option(False, "--fresh", help="Make it anew, also if it is kept."),
+    context: words.Context,
+    source: str = words.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
+    name: str = words.Option("", "--name", metavar="NAME", help="What it is called: image:NAME is a source then."),
+    mirror: str = words.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
+    checksum: str = words.Option(None, "--checksum", metavar="SHA256", help="What a tar: or raw: has to be."),
+    insecure: bool = words.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
+    fresh: bool = words.Option(False, "--fresh", help="Make it anew, also if it is kept."),
 ) -> None:
     """Have what machines are copied from ready before the first of them is made."""
     machine = machine_of(source=source, name="image", mirror=mirror, checksum=checksum, insecure=insecure)
@@ -89,15 +89,15 @@ def pull(
 
 
 def build(
-    context: typer.Context,
-    name: str = typer.Argument(..., metavar="NAME", help="What it is called: image:NAME is a source then."),
-    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
-    package: list[str] = typer.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
-    mirror: str = typer.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
-    variant: str = typer.Option("minbase", "--variant", metavar="VARIANT", help="As create has it."),
-    keyring: str = typer.Option(None, "--keyring", metavar="FILE", help="Trust these keys, not the distribution's."),
-    insecure: bool = typer.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
-    fresh: bool = typer.Option(False, "--fresh", help="Make it anew, also if it is kept."),
+    context: words.Context,
+    name: str = words.Argument(..., metavar="NAME", help="What it is called: image:NAME is a source then."),
+    source: str = words.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
+    package: list[str] = words.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
+    mirror: str = words.Option(None, "--mirror", metavar="URL", help="Fetch packages from here."),
+    variant: str = words.Option("minbase", "--variant", metavar="VARIANT", help="As create has it."),
+    keyring: str = words.Option(None, "--keyring", metavar="FILE", help="Trust these keys, not the distribution's."),
+    insecure: bool = words.Option(False, "--insecure", help="Take what comes, without checksum or signature."),
+    fresh: bool = words.Option(False, "--fresh", help="Make it anew, also if it is kept."),
 ) -> None:
     """Make an image with packages of your own, under a name."""
     machine = machine_of(
@@ -109,27 +109,27 @@ def build(
         keyring=keyring,
         insecure=insecure,
     )
-    _pull(context, machine, images.check_image_name(name), fresh=fresh)
+    _pull(context, machine, check_kept_name(name, what="an image"), fresh=fresh)
 
 
 def import_(
-    context: typer.Context,
-    name: str = typer.Argument(..., metavar="NAME", help="What it is called."),
-    file: str = typer.Argument(..., metavar="FILE", help="A root tree's tar, a disk image, an OCI layout or archive."),
-    checksum: str = typer.Option(None, "--checksum", metavar="SHA256", help="What it has to be."),
+    context: words.Context,
+    name: str = words.Argument(..., metavar="NAME", help="What it is called."),
+    file: str = words.Argument(..., metavar="FILE", help="A root tree's tar, a disk image, an OCI layout or archive."),
+    checksum: str = words.Option(None, "--checksum", metavar="SHA256", help="What it has to be."),
 ) -> None:
     """Take an archive in as an image."""
     path = os.path.abspath(os.path.expanduser(file))
     kind = RealHost().archives.kind(path)
     machine = machine_of(source=f"{kind}:{path}", name="image", checksum=checksum)
-    _pull(context, machine, images.check_image_name(name), fresh=False)
+    _pull(context, machine, check_kept_name(name, what="an image"), fresh=False)
 
 
 def export(
-    context: typer.Context,
+    context: words.Context,
     image: str = _image("The image."),
-    file: str = typer.Argument(..., metavar="FILE", help="The archive, as in base.tar.zst; - is stdout."),
-    form: str = typer.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
+    file: str = words.Argument(..., metavar="FILE", help="The archive, as in base.tar.zst; - is stdout."),
+    form: str = words.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
 ) -> None:
     """Write an image into an archive."""
     options = context.obj
@@ -157,8 +157,8 @@ def export(
 
 
 def rm(
-    context: typer.Context,
-    image: list[str] = typer.Argument(..., metavar="IMAGE...", help="Those to remove.", autocompletion=_complete),
+    context: words.Context,
+    image: list[str] = words.Argument(..., metavar="IMAGE...", help="Those to remove.", autocompletion=_complete),
 ) -> None:
     """Remove images that no machine was copied from."""
     options = context.obj
@@ -174,8 +174,8 @@ def rm(
 
 
 def prune(
-    context: typer.Context,
-    all: bool = typer.Option(False, "--all", "-a", help="Every image that no machine was copied from."),
+    context: words.Context,
+    all: bool = words.Option(False, "--all", "-a", help="Every image that no machine was copied from."),
     max_age: float = _max_age(),
 ) -> None:
     """Remove images that no machine was copied from: superseded and stale ones."""
@@ -194,8 +194,8 @@ def prune(
 
 
 def refresh(
-    context: typer.Context,
-    image: list[str] = typer.Argument(None, metavar="[IMAGE]...", help="These; all that are stale if left out."),
+    context: words.Context,
+    image: list[str] = words.Argument(None, metavar="[IMAGE]...", help="These; all that are stale if left out."),
     max_age: float = _max_age(),
 ) -> None:
     """Make images anew from where they came from. Machines stay as they are; new ones are copied from the new image."""
@@ -215,10 +215,10 @@ def refresh(
         note(f"{word} {base.short} ({base.source})")
     if not made and not failed and not options.quiet:
         note("no image is stale")
-    raise typer.Exit(exit_status(failed, len(made) + len(failed)))
+    raise words.Exit(exit_status(failed, len(made) + len(failed)))
 
 
-def _pull(context: typer.Context, machine: Machine, name: str, *, fresh: bool) -> None:
+def _pull(context: words.Context, machine: Machine, name: str, *, fresh: bool) -> None:
     options = context.obj
     progress = Progress(options)
     try:

@@ -24,10 +24,8 @@ from machines.plan.lifecycle import plan_enable, plan_start, plan_stop
 
 # A first boot on a slow host takes its time; NotifyReady= has its own limit in the unit.
 START_SECONDS = 330.0
-# As long as systemd itself gives a unit to stop (systemd-system.conf(5), DefaultTimeoutStopSec=).
-STOP_SECONDS = 90.0
 
-_WAIT = words.Option(None, "--wait", metavar="ip", help="Wait until it has an address, not only until it is ready.")
+_WAIT = words.Option(None, "--wait", metavar="ip|healthy", help="Wait until it has an address or is healthy, too.")
 
 
 def start(
@@ -41,8 +39,8 @@ def start(
 
 def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) -> int:
     """Start the machines that ``patterns`` name; give the exit status."""
-    if wait not in {None, "ip"}:
-        raise InvalidValue(f"there is nothing to wait for called {wait!r}", hint="use --wait ip")
+    if wait not in {None, "ip", "healthy"}:
+        raise InvalidValue(f"there is nothing to wait for called {wait!r}", hint="use --wait ip or healthy")
     host = RealHost()
     chosen = _chosen(patterns, host, verb="start")
     running = host.running()
@@ -54,20 +52,30 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
 
     if len(chosen) == 1 and len(plans[chosen[0]]) == 1 and not wait:
         return _start_one(chosen[0], host, options)
-    # The others boot while what waits for them is imported.
-    jobs, failed = _dispatch([name for name in chosen if len(plans[name]) == 1], host)
+    alone = [name for name in chosen if len(plans[name]) == 1]
+    # It boots while what waits for it is imported.
+    jobs, failed = _dispatch(alone if len(alone) == 1 else [], host)
 
     async def act(name: str) -> str | None:
         if name in failed:
             raise failed[name]
         if name in jobs:
             await lifecycle.finish_start(name, jobs[name], host)
+        elif name in alone:
+            # Not while somebody puts another tree in the place of this one.
+            with host.files.lock(machine_lock(name), what=f"machine {name}"):
+                job = await lifecycle.dispatch_together(name, host)
+            await lifecycle.finish_start(name, job, host)
         elif plans[name]:
             from machines.cli.progress import Progress
             from machines.operations.execute import execute
 
             await execute(plans[name], host, reporter=Progress(options))
-        if wait:
+        if wait == "healthy":
+            from machines.operations.waiting import await_healthy
+
+            await await_healthy(name, host)
+        elif wait:
             await lifecycle.wait_for_address(name, host)
         return None if plans[name] else f"{name} is running already"
 
@@ -163,7 +171,7 @@ def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> 
     if options.dry_run:
         show_plan({name: plan_stop(name, terminate=terminate) for name in chosen}, options)
         return 0
-    limit = options.timeout or STOP_SECONDS
+    limit = options.timeout or lifecycle.STOP_SECONDS
     from machines.cli.several import on_each
 
     async def act(name: str) -> None:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import names as names_argument
 from machines.cli.output import say, show_object, show_rows
 from machines.cli.wire import RealHost
@@ -15,7 +14,7 @@ COLUMNS = ("name", "state", "class", "os", "addresses", "ports")
 
 
 def list_(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("Only these machines, or patterns such as 'web*'.", optional=True),
 ) -> None:
     """List machines: those that run, those that have a tree and those that are declared."""
@@ -25,18 +24,20 @@ def list_(
     columns: tuple[str, ...] = COLUMNS
     if context.obj.output == "wide":
         from machines.cli.verbs.image import size
-        from machines.operations.observe import read_records
+        from machines.operations.records import read_records
         from machines.operations.status import disk_of
 
         columns, records = WIDE, read_records(host)
         for row, machine in zip(rows, found, strict=True):
             row |= disk_of(machine, records.get(machine.name), host)
             row["disk"] = size(int(str(row["disk"]))) if row["disk"] is not None else None
+    if any(machine.health for machine in found):
+        columns = (*columns, "health")
     show_rows(rows, columns, context.obj, empty="no machines; make one: machctl create debian")
 
 
 def status(
-    context: typer.Context,
+    context: words.Context,
     names: list[str] = names_argument("The machines; all that run if left out.", optional=True),
 ) -> None:
     """Show how machines are doing. The exit status is 3 if one of them does not run."""
@@ -48,11 +49,11 @@ def status(
     found = [describe(machine, host) for machine in list_machines(host, chosen)] if chosen else []
     show_status(found, context.obj)
     if any(machine["state"] != "running" for machine in found):
-        raise typer.Exit(3)
+        raise words.Exit(3)
 
 
 def show(
-    context: typer.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
+    context: words.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
 ) -> None:
     """Show all that is known of machines, one object each."""
     from machines.operations.status import describe
@@ -65,7 +66,7 @@ def show(
         show_rows(found, COLUMNS, context.obj)
 
 
-def cat(context: typer.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")) -> None:
+def cat(context: words.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")) -> None:
     """Show the files that were rendered for machines, and their declarations."""
     from machines.operations.status import files_of
 

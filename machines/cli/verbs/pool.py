@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import typer
-
+from machines.cli import words
 from machines.cli.output import note, show_object
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
@@ -17,8 +16,8 @@ from machines.render.paths import POOL_IMAGE
 
 
 def create(
-    context: typer.Context,
-    btrfs: str = typer.Option(None, "--btrfs", metavar="SIZE", help="A btrfs of that size in a file, as in 50G."),
+    context: words.Context,
+    btrfs: str = words.Option(None, "--btrfs", metavar="SIZE", help="A btrfs of that size in a file, as in 50G."),
 ) -> None:
     """Make a pool that can take snapshots on a host whose file system cannot. It fills as it is used."""
     options = context.obj
@@ -37,7 +36,7 @@ def create(
         note(f"the pool is a btrfs of {btrfs} in {POOL_IMAGE}")
 
 
-def show(context: typer.Context) -> None:
+def show(context: words.Context) -> None:
     """Show where machines are kept, how, and how much room there is."""
     host = RealHost()
     drivers = host.storage.drivers()

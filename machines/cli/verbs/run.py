@@ -10,8 +10,7 @@ import sys
 from functools import partial
 from typing import NoReturn
 
-import typer
-
+from machines.cli import words
 from machines.cli.output import note, report_error
 from machines.cli.progress import Progress
 from machines.cli.running import run
@@ -21,32 +20,31 @@ from machines.cli.wire import RealHost
 from machines.errors import MachctlError, TimedOut
 from machines.host.run import attached
 from machines.model.base import Payload
+from machines.model.limits import PROPERTIES
 from machines.model.machine import Machine
 from machines.operations import fleet, lifecycle
-from machines.operations.observe import read_records
+from machines.operations.records import read_records
 from machines.operations.remove import remove
 from machines.render import paths
 
 
 def run_(
-    context: typer.Context,
-    source: str = typer.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
-    command: list[str] = typer.Argument(None, metavar="[-- COMMAND...]", help="The command; a shell if left out."),
-    bridge: list[str] = typer.Option([], "--bridge", metavar="BRIDGE", help="Put it on this bridge."),
-    publish: list[str] = typer.Option([], "--publish", "-p", metavar="[IP:]HOST:GUEST", help="Publish a TCP port."),
-    bind: list[str] = typer.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
-    package: list[str] = typer.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
-    memory: str = typer.Option(None, "--memory", metavar="SIZE", help="The most memory it may use."),
-    cpus: str = typer.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use."),
-    name: str = typer.Option(None, "--name", metavar="NAME", help="What it is called meanwhile."),
-    user: str = typer.Option(None, "--user", "-u", metavar="USER", help="Run the command as this user."),
-    keep: bool = typer.Option(False, "--keep", help="Keep the machine."),
+    context: words.Context,
+    source: str = words.Argument(..., metavar="SOURCE", help=SOURCE_HELP),
+    command: list[str] = words.Argument(None, metavar="[-- COMMAND...]", help="The command; a shell if left out."),
+    bridge: list[str] = words.Option([], "--bridge", metavar="BRIDGE", help="Put it on this bridge."),
+    publish: list[str] = words.Option([], "--publish", "-p", metavar="[IP:]HOST:GUEST", help="Publish a TCP port."),
+    bind: list[str] = words.Option([], "--bind", "-v", metavar="SRC:DST[:ro]", help="Show it a directory of the host."),
+    package: list[str] = words.Option([], "--package", metavar="PACKAGE", help="Install this package too."),
+    memory: str = words.Option(None, "--memory", metavar="SIZE", help="The most memory it may use."),
+    cpus: str = words.Option(None, "--cpus", metavar="NUMBER", help="The most processors it may use."),
+    name: str = words.Option(None, "--name", metavar="NAME", help="What it is called meanwhile."),
+    user: str = words.Option(None, "--user", "-u", metavar="USER", help="Run the command as this user."),
+    keep: bool = words.Option(False, "--keep", help="Keep the machine."),
 ) -> None:
     """Run a command in a machine that is gone when it ends; its exit status is machctl's, 125 machctl's own failure."""
     options = context.obj
-    words = [*(command or [])]
-    if words[:1] == ["--"]:
-        del words[0]
+    command = words.bare(command)
     called = name or f"run-{os.urandom(3).hex()}"
     machine = machine_of(
         source=source, name=called, links=[("bridge", text) for text in bridge], publish=publish, binds=bind,
@@ -67,7 +65,7 @@ def run_(
     made = False
     try:
         try:
-            making = fleet.create(machine, host, progress, intent=intent, command=words, user=user)
+            making = fleet.create(machine, host, progress, intent=intent, command=command, user=user)
             run(making, timeout=options.timeout, what=f"run {source}")
         finally:
             progress.clear()
@@ -76,7 +74,7 @@ def run_(
         if payload := read_records(host)[called].payload:
             status = _run_payload(called, payload, host)
         else:
-            status = _run(machine, words, host, user=user, timeout=options.timeout)
+            status = _run(machine, command, host, user=user, timeout=options.timeout)
     except MachctlError as error:
         if error.exit_code not in {2, 124, 126, 127}:
             error.exit_code = OWN_FAILURE
@@ -86,10 +84,10 @@ def run_(
             _remove(called, host)
     if keep and not options.quiet:
         note(f"kept {called}")
-    raise typer.Exit(status)
+    raise words.Exit(status)
 
 
-def _run(machine: Machine, words: list[str], host: RealHost, *, user: str | None, timeout: float | None) -> int:
+def _run(machine: Machine, command: list[str], host: RealHost, *, user: str | None, timeout: float | None) -> int:
     from machines.host.bus.guest import exec_in
 
     job = lifecycle.dispatch_start(machine.name, host)
@@ -101,7 +99,7 @@ def _run(machine: Machine, words: list[str], host: RealHost, *, user: str | None
     _catch(timeout)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     shell = ["/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash -l; fi; exec sh -l"]
-    return exec_in(machine.name, words or shell, user=user, env={}, cwd=None, tty=terminal)
+    return exec_in(machine.name, command or shell, user=user, env={}, cwd=None, tty=terminal)
 
 
 def _run_payload(name: str, payload: Payload, host: RealHost) -> int:
@@ -111,7 +109,7 @@ def _run_payload(name: str, payload: Payload, host: RealHost) -> int:
     """
     _check_command(name, payload, host)
     dropin = host.files.read_text(paths.dropin_file(name)) or ""
-    kept = ("ExecStartPost=", "MemoryMax=", "CPUQuota=")
+    kept = ("ExecStartPost=", *(f"{key}=" for key in PROPERTIES.values()))
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     return attached(
         [

@@ -7,12 +7,15 @@ import datetime
 
 from machines.cli import words
 from machines.cli.names import name as name_argument
+from machines.cli.options import Options
 from machines.cli.output import note, show_rows
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
 from machines.cli.running import run
 from machines.cli.verbs.copies import TAKEN_BACK, show_changes
 from machines.cli.wire import RealHost
+from machines.errors import InvalidValue
+from machines.model.names import check_kept_name
 from machines.operations import copies
 
 COLUMNS = ("machine", "name", "created", "note")
@@ -22,12 +25,21 @@ def create(
     context: words.Context,
     name: str = name_argument("The machine, running or not."),
     snapshot: str = words.Argument("", metavar="[SNAPSHOT]", help="What it is called; the time if left out."),
+    keep: str = words.Option(
+        "",
+        "--keep",
+        metavar="N",
+        help="Call it auto-TIME, and keep the newest N of these; see machctl-snapshot@.timer.",
+    ),
 ) -> None:
     """Keep how a machine's tree is now."""
     options = context.obj
     host, progress = RealHost(), Progress(options)
+    if keep:
+        _in_turn(name, snapshot, keep, host, options)
+        return
     if snapshot:
-        copies.check_snapshot_name(snapshot)
+        check_kept_name(snapshot, what="a snapshot")
     try:
         taken = run(
             copies.take(name, snapshot, host, progress, dry_run=options.dry_run),
@@ -43,17 +55,37 @@ def create(
         note(f"{word} snapshot {taken.name} of {name}; to go back to it: machctl restore {name} {taken.name}")
 
 
+def _in_turn(name: str, snapshot: str, keep: str, host: RealHost, options: Options) -> None:
+    from machines.operations.rotation import take_in_turn
+
+    if snapshot or not keep.isdigit() or int(keep) < 1:
+        raise InvalidValue(
+            f"--keep {keep} is no number of snapshots" if not snapshot else "--keep chooses the name itself",
+            hint="machctl snapshot create NAME --keep 7",
+        )
+    progress = Progress(options)
+    try:
+        work = take_in_turn(name, int(keep), host, progress, dry_run=options.dry_run)
+        taken, gone = run(work, timeout=options.timeout, what=f"snapshot {name}", afterwards=TAKEN_BACK)
+    finally:
+        progress.clear()
+    if not options.quiet:
+        would = "would take" if options.dry_run else "took"
+        note(f"{would} snapshot {taken.name} of {name}" + (f"; removed {', '.join(gone)}" if gone else ""))
+
+
 def ls(
     context: words.Context,
     name: str = words.Argument(None, metavar="[NAME]", help="Of this machine; of all if left out."),
 ) -> None:
     """List snapshots."""
     host = RealHost()
-    if name is not None:
+    found = {name: host.storage.snapshots_of(name)} if name is not None else host.storage.all_snapshots()
+    if name is not None and not found[name]:
         from machines.operations.inspect import require
 
+        # Those of a machine that was pruned outlive it.
         require([name], host)
-    found = {name: host.storage.snapshots_of(name)} if name is not None else host.storage.all_snapshots()
     rows = [
         {
             "machine": snapshot.machine,

@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
+from machines.cli import words
 from machines.cli.names import name as name_argument
 from machines.cli.output import note
 from machines.cli.plans import show_plan
@@ -21,10 +20,10 @@ from machines.operations.inspect import require
 
 
 def export(
-    context: typer.Context,
+    context: words.Context,
     name: str = name_argument("The machine, running or not."),
-    file: str = typer.Argument(..., metavar="FILE", help="The archive, as in web.tar.zst; - is stdout."),
-    form: str = typer.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
+    file: str = words.Argument(..., metavar="FILE", help="The archive, as in web.tar.zst; - is stdout."),
+    form: str = words.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
 ) -> None:
     """Write a machine into an archive: its tree with the owners it has inside, and how it is declared."""
     options = context.obj
@@ -53,20 +52,20 @@ def export(
 
 
 def import_(
-    context: typer.Context,
-    file: str = typer.Argument(..., metavar="FILE", help="What machctl export wrote, a root tree's tar, an OCI image."),
-    name: str = typer.Argument(
+    context: words.Context,
+    file: str = words.Argument(..., metavar="FILE", help="What machctl export wrote, a root tree's tar, an OCI image."),
+    name: str = words.Argument(
         None, metavar="[NAME]", help="What the machine is called; as the archive says if left out."
     ),
-    identity: str = typer.Option(
+    identity: str = words.Option(
         "keep", "--identity", metavar="keep|new", help="Machine ID, host name and ssh host keys: the same, or new ones."
     ),
-    form: str = typer.Option(None, "--format", metavar="tar|oci", help="What it is, if that cannot be told."),
-    trust: bool = typer.Option(
+    form: str = words.Option(None, "--format", metavar="tar|oci", help="What it is, if that cannot be told."),
+    trust: bool = words.Option(
         False, "--trust", help="Let it have the directories of this host that the archive says."
     ),
-    start: bool = typer.Option(False, "--start", help="Start it now."),
-    wait: str = typer.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
+    start: bool = words.Option(False, "--start", help="Start it now."),
+    wait: str = words.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),
 ) -> None:
     """Make a machine of an archive, declared as it was where that was written."""
     options = context.obj
@@ -99,4 +98,4 @@ def import_(
     if start or wait:
         from machines.cli.verbs.life import start_all
 
-        raise typer.Exit(start_all([machine.name], wait=wait, options=options))
+        raise words.Exit(start_all([machine.name], wait=wait, options=options))

@@ -100,6 +100,12 @@ def create_archive(target: str | int, *, compression: Compression = "zstd") -> I
                 os.unlink(temporary)
 
 
+def is_compressed(path: str) -> bool:
+    """Tell whether open_archive() decompresses a file. Raises NotFound, NotPermitted."""
+    with _opened(path, path) as file:
+        return _kind(file.read(_MAGIC_SIZE)) is not None
+
+
 def _kind(head: bytes) -> str | None:
     if head[1:4] == _SKIPPABLE and head[0] & 0xF0 == 0x50:
         return "zstd"

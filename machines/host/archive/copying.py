@@ -19,22 +19,10 @@ from machines.host.archive.tar import read_tar, write_tar
 from machines.host.archive.tree import read_tree, write_tree
 from machines.host.interfaces import Progress
 from machines.host.openat import IN_ROOT, NO_MAGICLINKS, open_at
-from machines.model.frozen import NamedTuple
+from machines.model.place import Place
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _LOOK = os.O_PATH | os.O_NOFOLLOW
-
-
-class Place(NamedTuple):
-    """A path with ``root`` as "/"; ``machine`` is "" for the host, ``shift`` where the machine's private ids begin."""
-
-    machine: str
-    root: str
-    path: str
-    shift: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.machine}:{self.path}" if self.machine else self.path
 
 
 def copy(source: Place, target: Place, *, progress: Progress, archive: bool = False, follow: bool = False) -> Counts:

@@ -6,6 +6,7 @@ The formats are those of the OCI image-spec (image-layout.md, manifest.md, layer
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,15 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 _JSON_MAX = 8 * CHUNK
 _DEPTH_MAX = 8
+_TRANSPORTS = (
+    "docker://", "docker-archive:", "docker-daemon:", "oci:", "oci-archive:", "dir:", "containers-storage:",
+)  # fmt: skip
+_LASTING = "~/.config/containers/auth.json"
+# Where skopeo looks for logins (containers-auth.json(5)): `skopeo login` in a session of root's writes to
+# $XDG_RUNTIME_DIR. The last two are where Go looks for certificates (crypto/x509).
+_CALLERS = (
+    "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
 _Json = dict[str, Any]
 
 
@@ -91,20 +101,11 @@ async def pull(reference: str, directory: Path, *, log: str, progress: Progress)
     ``reference`` is as podman has it (debian, registry.example/x/y:tag, x@sha256:...) or with a transport before it.
     Raises Unsupported without skopeo, InvalidValue, NotFound, NotPermitted, CommandFailed with the log in the hint.
     """
-    from machines.host.run import stream
+    from machines.host.streaming import stream
 
     if not reference or reference.startswith("-") or any(not c.isprintable() or c.isspace() for c in reference):
         raise InvalidValue(f"{reference!r} is no image", hint="write one as registry.example/debian:trixie")
-    transports = (
-        "docker://",
-        "docker-archive:",
-        "docker-daemon:",
-        "oci:",
-        "oci-archive:",
-        "dir:",
-        "containers-storage:",
-    )
-    source = reference if reference.startswith(transports) else f"docker://{reference}"
+    source = reference if reference.startswith(_TRANSPORTS) else f"docker://{reference}"
     lines: list[str] = []
     copied = 0
 
@@ -117,38 +118,56 @@ async def pull(reference: str, directory: Path, *, log: str, progress: Progress)
 
     progress("pulling", 0, None)
     argv = ["skopeo", "copy", f"--override-arch={host_architecture()}", source, f"oci:{directory}:latest"]
-    status = await stream(argv, on_line=on_line, log=log, contained=False)
+    callers = {name: os.environ[name] for name in _CALLERS if name in os.environ}
+    status = await stream(argv, on_line=on_line, log=log, contained=False, env=callers)
     if status:
         raise _pull_failed(reference, "\n".join(lines), log)
 
 
 def _pull_failed(reference: str, said: str, log: str) -> MachctlError:
     low = said.lower()
+    last = next((line for line in reversed(said.splitlines()) if line.strip()), "skopeo failed")
+    if words := re.search(r'msg="((?:[^"\\]|\\.)*)"', last):
+        last = words[1].replace('\\"', '"')
+    last = last[-300:]
+    registry = _registry(reference)
     message = f"image {reference} cannot be pulled"
     hint = f"see {log}"
-    if "unauthorized" in low or "authentication required" in low or "denied" in low:
+    if registry and ("unauthorized" in low or "authentication required" in low or "denied" in low):
+        login = f"skopeo login {registry} (kept until a reboot; longer with --authfile {_LASTING})"
         return NotPermitted(
-            f"{message}: the registry wants a login, or has no such image", hint=f"skopeo login REGISTRY; {hint}"
+            f"{message}: the registry wants a login or another one, or has no such image", hint=f"{login}; {hint}"
         )
     if "manifest unknown" in low or "name unknown" in low or "not found" in low:
         return NotFound(f"{message}: the registry has no such image or tag", hint=f"see how it is spelt; {hint}")
     if "no image found in manifest list" in low or "no image found in image index" in low:
         return Unsupported(f"{message}: there is none for {host_architecture()}", hint=hint)
-    for words, what in (
+    if "x509" in low:
+        hint = f"put its authority's certificate into /etc/containers/certs.d/{registry}/ca.crt; {hint}"
+        return CommandFailed(f"{message}: TLS failed: the registry's certificate is not one to trust", hint=hint)
+    if "http response to https" in low:
+        hint = f"to trust the network to it, name it in /etc/containers/registries.conf.d with insecure = true; {hint}"
+        return CommandFailed(f"{message}: the registry speaks no TLS", hint=hint)
+    for part, what in (
         ("no such host", "the name of the registry cannot be resolved"),
         ("server misbehaving", "the name of the registry cannot be resolved"),
         ("temporary failure in name resolution", "the name of the registry cannot be resolved"),
         ("connection refused", "the registry refused the connection"),
-        ("x509", "TLS failed: the registry's certificate is not one to trust"),
-        ("http response to https", "the registry speaks no TLS"),
         ("timeout", "the registry does not answer"),
         ("no such file or directory", "there is no such file"),
         ("invalid reference format", "that is no reference"),
     ):
-        if words in low:
+        if part in low:
             return CommandFailed(f"{message}: {what}", hint=hint)
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "skopeo failed")
-    return CommandFailed(f"{message}: {last[-300:]}", hint=hint)
+    return CommandFailed(f"{message}: {last}", hint=hint)
+
+
+def _registry(reference: str) -> str:
+    """Give the registry of a reference, docker.io where it names none; "" for one by another transport."""
+    if reference.startswith(_TRANSPORTS[1:]):
+        return ""
+    first, slash, _ = reference.removeprefix(_TRANSPORTS[0]).partition("/")
+    return first if slash and (":" in first or "." in first or first == "localhost") else "docker.io"
 
 
 def _from_layout(blobs: Blobs, wanted: str, tag: str | None) -> Image:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 from machines.host import run
@@ -14,9 +13,9 @@ from machines.host.bootstrap.debian import SCRIPTS
 from machines.host.bootstrap.follow import follow
 from machines.host.bootstrap.progress import DebootstrapProgress
 from machines.host.interfaces import BootstrapRequest, Progress
+from machines.model.request import debian_architecture
 
 _NEWEST_SCRIPT = {"debian": "sid", "ubuntu": "gutsy"}
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "i686": "i386"}
 
 
 class Debootstrap:
@@ -55,8 +54,9 @@ def command(request: BootstrapRequest, keyring: Path, *, scripts: Path = SCRIPTS
     argv = [
         "debootstrap", "--force-check-gpg", f"--keyring={keyring}", f"--variant={request.variant}",
     ]  # fmt: skip
-    if (machine := platform.machine()) in _ARCHITECTURES and run.which("dpkg") is None:
-        argv.append(f"--arch={_ARCHITECTURES[machine]}")  # it asks dpkg, which is not on every distribution
+    if run.which("dpkg") is None:
+        # It asks dpkg, which is not on every distribution.
+        argv.append(f"--arch={debian_architecture(os.uname().machine)}")
     if components := debian.COMPONENTS.get(request.distribution):
         argv.append(f"--components={components}")
     if request.packages:

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from machines.host import run
 from machines.host.bootstrap.progress import Stage
 from machines.host.interfaces import BootstrapRequest, Progress
+from machines.host.streaming import stream
 
 TAIL = 400
 """Lines of output kept to find the cause of a failure in."""
@@ -33,7 +33,7 @@ async def follow(
 ) -> tuple[int, list[str]]:
     """Run ``argv`` contained, its lines to the log of ``request`` and through ``parser`` to ``progress``.
 
-    Gives its exit status and its last lines; see run.stream for what is raised and what cancellation does.
+    Gives its exit status and its last lines; see stream() for what is raised and what cancellation does.
     """
     tail: deque[str] = deque(maxlen=TAIL)
 
@@ -42,5 +42,5 @@ async def follow(
         if parser and (stage := parser.feed(line)):
             progress(*stage)
 
-    status = await run.stream(argv, on_line=on_line, log=request.log, env=env)
+    status = await stream(argv, on_line=on_line, log=request.log, env=env)
     return status, list(tail)

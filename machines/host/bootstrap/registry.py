@@ -4,14 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from machines.errors import InvalidValue, Unsupported
 from machines.host.bootstrap.arch import Pacstrap
 from machines.host.bootstrap.debootstrap import Debootstrap
 from machines.host.bootstrap.fedora import Dnf
 from machines.host.bootstrap.mmdebstrap import Mmdebstrap
-from machines.host.interfaces import Bootstrapper
+from machines.host.interfaces import BootstrapRequest, Progress
 from machines.host.run import PACKAGES
+
+
+class Bootstrapper(Protocol):
+    """A tool that makes root trees."""
+
+    name: str
+
+    def missing_tools(self) -> tuple[str, ...]:
+        """Give the programs this bootstrapper needs that the host does not have; empty when it can run."""
+        ...
+
+    async def bootstrap(self, request: BootstrapRequest, progress: Progress) -> None:
+        """Fill ``request.target``; on failure or cancellation nothing of the tool is left running or mounted.
+
+        Raises CommandFailed naming the cause, with the log's path in the hint.
+        """
+        ...
+
 
 BOOTSTRAPPERS: dict[str, Callable[[], Bootstrapper]] = {
     "mmdebstrap": Mmdebstrap,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
+import importlib.machinery
 import os
 import sys
 import types
@@ -29,7 +29,8 @@ def _load(name: str) -> Any:
         return found
     if "pystemd" in sys.modules:
         return importlib.import_module(name)
-    spec = importlib.util.find_spec("pystemd")
+    # Not importlib.util, which takes longer to import than this takes to look.
+    spec = importlib.machinery.PathFinder.find_spec("pystemd")
     if spec is None or spec.submodule_search_locations is None:
         raise Unsupported("the Python library pystemd is not there", hint="apt install python3-pystemd")
     package = types.ModuleType("pystemd")

@@ -111,14 +111,15 @@ class Connection:
             os.set_inheritable(body[0], False)
         return body[0] if len(body) == 1 else body or None
 
-    async def wait_for(self, future: asyncio.Future[Any], *, doing: str) -> None:
-        """Wait until ``future`` is done, which stays the caller's to cancel. Raises CommandFailed when the
-        connection ends first: dbus-next itself leaves its calls waiting forever then."""
+    async def wait_for(self, future: asyncio.Future[Any], *, doing: str, timeout: float | None = None) -> bool:
+        """Wait until ``future`` is done, which stays the caller's to cancel; give False after ``timeout`` seconds.
+        Raises CommandFailed when the connection ends first: dbus-next itself leaves its calls waiting forever then."""
         assert self._gone is not None
         either: set[asyncio.Future[Any]] = {future, self._gone}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not future.done():
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=timeout)
+        if self._gone.done() and not future.done():
             raise _ended(doing)
+        return future.done()
 
     @asynccontextmanager
     async def signals(

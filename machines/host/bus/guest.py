@@ -6,6 +6,7 @@ No nsenter: the command is in the guest's cgroups, has its limits, its users and
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -46,13 +47,15 @@ def exec_in(
     stdin: int | None = 0,
     stdout: int = 1,
     stderr: int = 2,
+    limit: int | None = None,
 ) -> int:
     """Run ``argv`` in a running machine and give its exit status, or 128+n when signal n ended it.
 
     No word becomes syntax: ``$``, ``%``, spaces and newlines arrive as they are. ``user`` is one of the guest
     (root), ``cwd`` an absolute path there or "~" ("/"), a bare command is looked for in the usual directories.
     ``stdin`` None is /dev/null. With ``tty`` the command gets a terminal of the guest that is connected to 0
-    and 1. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the command, which is stopped too when this process is
+    and 1. With ``limit`` it is ended after so many seconds, and the guest's log has nothing of it.
+    SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the command, which is stopped too when this process is
     killed. To be called on the main thread.
 
     Raises NotRunning, NotPermitted (needs root), Unsupported (no systemd or bus in the guest), InvalidValue,
@@ -66,14 +69,15 @@ def exec_in(
         path = transient.find_program(f"/proc/{leader}/root", argv[0], machine=machine, cwd=cwd)
     except FileNotFoundError:
         raise _not_running(machine) from None
-    with Caught(FORWARDED if not tty else ()) as caught, _connected(machine) as bus:
-        command = _Command(bus, machine, path, argv, user=user, cwd=cwd)
+    with Caught(FORWARDED if not tty else ()) as caught, open_machine(machine) as bus:
+        command = _Command(bus, machine, path, argv, user=user, cwd=cwd, limit=limit)
         if tty:
             return _with_terminal(command, env)
         with Stdio(stdin=stdin, stdout=stdout, stderr=stderr) as stdio:
             command.start(env, fds=stdio.fds, tty=None)
             stdio.close_guest_ends()
-            with _Guard(machine, command.unit):
+            # What ends by itself in time needs nobody who sees to that.
+            with _Guard(machine, command.unit) if limit is None else contextlib.nullcontext():
                 _wait(command, stdio, caught)
             return command.exit_code()
 
@@ -82,7 +86,15 @@ class _Command:
     """A transient service from its start to its end; ``finished`` is kept up by dispatch()."""
 
     def __init__(
-        self, bus: Bus, machine: str, path: str, argv: Sequence[str], *, user: str | None, cwd: str | None
+        self,
+        bus: Bus,
+        machine: str,
+        path: str,
+        argv: Sequence[str],
+        *,
+        user: str | None,
+        cwd: str | None,
+        limit: int | None = None,
     ) -> None:
         self.bus = bus
         self.machine = machine
@@ -90,6 +102,7 @@ class _Command:
         self.argv = argv
         self.user = user
         self.cwd = cwd
+        self.limit = limit
         self.unit = f"machctl-exec-{os.urandom(8).hex()}.service"
         self.finished = False
         self._object = bus.object_path(f"{PATH}/unit", self.unit)
@@ -148,6 +161,8 @@ class _Command:
         properties = transient.properties(
             self.path, self.argv, user=self.user, env=env, cwd=self.cwd, fds=fds, tty=tty, old=old
         )
+        if self.limit is not None:
+            properties += transient.limited(self.limit)
         self.bus.call(
             SERVICE, PATH, MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", self.unit, "fail", properties, []
         )
@@ -290,7 +305,8 @@ def _not_running(machine: str) -> NotRunning:
     return NotRunning(f"machine {machine} is not running", hint=f"machctl start {machine}")
 
 
-def _connected(machine: str) -> Bus:
+def open_machine(machine: str) -> Bus:
+    """Connect to the bus of a running machine; the caller closes it. Raises NotRunning, NotPermitted, Unsupported."""
     bus = Bus(machine=machine)
     try:
         bus.open()

@@ -43,6 +43,17 @@ async def run_job(member: Method, unit: str, *, mode: Mode = "replace") -> None:
         raise job_failed(doing, unit, result)
 
 
+async def dispatch(unit: str) -> str:
+    """Have systemd start ``unit`` and give the job, for wait_started() (StartUnit). Raises as errors.translate() says.
+
+    Those of many units are on their way before the first reply.
+    """
+    doing = f"start {unit}"
+    async with _watching() as watcher:
+        bus = await watcher.connected()
+        return str(await bus.call(SERVICE, PATH, MANAGER, "StartUnit", "ss", unit, "replace", doing=doing))
+
+
 async def wait_started(unit: str, job: str) -> None:
     """Wait for a job that was dispatched by other means and that starts ``unit``; errors as run_job() has them.
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from machines.errors import NotRunning
 from machines.host.bus.connection import Connection
+from machines.host.registered import registered_machine, takes_signal
 
 SERVICE = "org.freedesktop.machine1"
 PATH = "/org/freedesktop/machine1"
@@ -23,6 +24,9 @@ MACHINE = SERVICE + ".Machine"
 
 # What systemd as PID 1 takes for "power off" (systemd(1), SIGRTMIN+4).
 POWER_OFF = signal.SIGRTMIN + 4
+
+# Nothing tells when a process begins to take a signal; it has to be looked at.
+_LOOK_SECONDS = 0.1
 
 
 class Removal:
@@ -38,9 +42,10 @@ class Removal:
         if not self._gone.done():
             self._gone.set_result(None)
 
-    async def wait(self) -> None:
-        """Return when machined has forgotten the machine; the caller owns the time limit."""
-        await self._bus.wait_for(self._gone, doing=f"wait for the end of machine {self._name}")
+    async def wait(self, *, timeout: float | None = None) -> bool:
+        """Return True when machined has forgotten the machine, False after ``timeout`` seconds."""
+        doing = f"wait for the end of machine {self._name}"
+        return await self._bus.wait_for(self._gone, doing=doing, timeout=timeout)
 
 
 class Machined:
@@ -119,13 +124,25 @@ class Machined:
 async def signal_and_wait(name: str, number: int) -> None:
     """Send a signal to the leader of a machine and wait until machined has forgotten the machine.
 
+    A leader that does not take it yet, as its init has just been executed, is sent it once more when it does.
     Raises NotRunning, Unsupported without machined; the caller owns the time limit.
     """
     async with Connection() as bus:
         machined = Machined(bus)
         async with machined.machine_removed(name) as removal:
+            taken = _takes_signal(name, number)
             await machined.kill_machine(name, "leader", number)
+            while not taken and not await removal.wait(timeout=_LOOK_SECONDS):
+                taken = _takes_signal(name, number)
+                if taken:
+                    with suppress(NotRunning):
+                        await machined.kill_machine(name, "leader", number)
             await removal.wait()
+
+
+def _takes_signal(name: str, number: int) -> bool:
+    machine = registered_machine(name)
+    return machine is None or number == signal.SIGKILL or takes_signal(machine.leader, number)
 
 
 async def open_shell(

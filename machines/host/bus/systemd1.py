@@ -17,6 +17,7 @@ from machines.errors import Canceled, CommandFailed, NotFound, TimedOut
 from machines.host.bus._sdbus import CALL_TIMEOUT, Bus, BusError, open_host
 from machines.host.bus.errors import job_failed
 from machines.model.frozen import NamedTuple
+from machines.model.limits import PROPERTIES, TASKS, Limits
 
 SERVICE = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
@@ -46,6 +47,7 @@ class UnitDetails(NamedTuple):
     tasks: int | None
     active_since: int | None
     result: str
+    restarts: int = 0
 
 
 class SystemdManager:
@@ -83,6 +85,10 @@ class SystemdManager:
     def start(self, unit: str) -> str:
         """Dispatch a job that starts ``unit`` and give its path, which jobs.wait_started() waits for (StartUnit)."""
         return str(self._call(f"start {unit}", "StartUnit", "ss", unit, "replace"))
+
+    def dispatch(self, verb: str, unit: str) -> None:
+        """Dispatch a job that starts, stops or restarts ``unit`` (StartUnit and so on)."""
+        self._call(f"{verb} {unit}", f"{verb.capitalize()}Unit", "ss", unit, "replace")
 
     def run_jobs(self, verb: str, units: Sequence[str]) -> None:
         """Start, stop or restart units (StartUnit and so on) and wait for all, for what takes moments only.
@@ -199,18 +205,19 @@ class SystemdManager:
         items = list(properties.items())
         self._call(f"change {', '.join(properties)} of {unit}", "SetUnitProperties", "sba(sv)", unit, runtime, items)
 
-    def set_limits(self, unit: str, *, memory: int | None, cpus: float | None) -> None:
-        """Set the memory in bytes and the processors that a running unit may use at most; None is no limit.
+    def set_limits(self, unit: str, limits: Limits) -> None:
+        """Set what a running unit may use at most; None is no limit, and of weights and tasks what all have.
 
         systemd writes a drop-in below /run as well, which would hide the unit's own from then on: it is removed, and
         the unit's files, which have to say the same, are read again.
         """
-        values: dict[str, tuple[str, object]] = {
-            "MemoryMax": ("t", _UNKNOWN if memory is None else memory),
-            "CPUQuotaPerSecUSec": ("t", _UNKNOWN if cpus is None else round(cpus * 1_000_000)),
-        }
+        said: dict[str, float | None] = {**limits._asdict(), "tasks": limits.tasks or TASKS}
+        if limits.cpus is not None:
+            said["cpus"] = round(limits.cpus * 1_000_000)
+        names = {**PROPERTIES, "cpus": "CPUQuotaPerSecUSec"}
+        values = {names[name]: ("t", _UNKNOWN if value is None else value) for name, value in said.items()}
         self.set_properties(unit, values, runtime=True)
-        for name in ("MemoryMax", "CPUQuota", "CPUQuotaPerSecUSec"):
+        for name in {*PROPERTIES.values(), *names.values()}:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"/run/systemd/system.control/{unit}.d/50-{name}.conf")
         self.reload()
@@ -246,6 +253,7 @@ class SystemdManager:
             tasks=counter("TasksCurrent"),
             active_since=of_unit("ActiveEnterTimestamp", "t") or None,
             result=of_service("Result", "s"),
+            restarts=int(of_service("NRestarts", "u")),
         )
 
     def _open(self) -> Bus:

@@ -113,6 +113,14 @@ def properties(
     return [*given, ("Type", ("s", "exec")), ("ExecStartEx", ("a(sasas)", start))]
 
 
+def limited(seconds: int) -> Properties:
+    """Give the properties of what runs for so long at most and is nothing to keep a record of.
+
+    4 is LOG_WARNING (syslog(3)): that it was started and ended is less than that.
+    """
+    return [("RuntimeMaxUSec", ("t", seconds * 1_000_000)), ("LogLevelMax", ("i", 4))]
+
+
 def exit_code(code: int, status: int) -> int:
     """Give the exit status as a shell has it from ExecMainCode (CLD_* of waitid(2)) and ExecMainStatus."""
     return status if code == os.CLD_EXITED else 128 + status

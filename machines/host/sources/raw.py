@@ -7,14 +7,14 @@ from machines.errors import MachctlError
 from machines.host import run
 from machines.host.interfaces import Progress, SourceRequest
 from machines.host.sources.tar import file_identity, local_file
+from machines.host.streaming import stream
 from machines.model.base import Payload
 
-# The first sector of an MBR or of the one that protects a GPT; the magic of ext4 and btrfs where they are alone.
-_SIGNATURES = ((510, b"\x55\xaa"), (0x438, b"\x53\xef"), (0x10040, b"_BHRfS_M"), (0, b"hsqs"), (0, b"XFSB"))
+_BLOCK = 64 * 1024
 
 
 class Maker:
-    """Copies the image as cheaply as the file system can."""
+    """Copies the image as cheaply as the file system can, or unpacks it; keeps none that has no tree to be mounted."""
 
     def identity(self, request: SourceRequest) -> dict[str, object]:
         """Give what says whether the image is still the one it was. Raises NotFound."""
@@ -22,10 +22,40 @@ class Maker:
 
     async def make(self, request: SourceRequest, progress: Progress) -> Payload | None:
         """Put the image beside ``request.target``, which stays empty. Raises MachctlError for what is no image."""
-        path = await local_file(request, progress)
-        _check(path, str(request.source))
-        await copy_image(path, f"{request.scratch}/disk.raw", log=request.log, progress=progress)
+        from machines.host.sources import disk
+        from machines.host.threads import in_thread
+
+        path, what, target = await local_file(request, progress), str(request.source), f"{request.scratch}/disk.raw"
+        called = request.source.path or "FILE"
+        if unpacked := await in_thread(lambda report: unpack(path, target, what, report), progress):
+            called = called.rpartition(".")[0] or called
+        partition = disk.examine(target if unpacked else path, what, called=called)
+        if not unpacked:
+            await copy_image(path, target, log=request.log, progress=progress)
+        disk.look_into(target, what, partition, called=called)
         return None
+
+
+def unpack(source: str, target: str, what: str, progress: Progress) -> bool:
+    """Write what a compressed image holds to ``target``, its zeros as holes; tell whether it was compressed.
+
+    Raises MachctlError where it is cut off or corrupt.
+    """
+    from machines.host.archive.compress import is_compressed, open_archive
+
+    if not is_compressed(source):
+        return False
+    with open_archive(source, name=what) as packed, open(target, "wb") as file:
+        done = 0
+        while block := packed.read(_BLOCK):
+            if block.count(0) == len(block):
+                file.seek(len(block), 1)
+            else:
+                file.write(block)
+            done += len(block)
+            progress("unpacking the image", done, None)
+        file.truncate(done)
+    return True
 
 
 async def copy_image(source: str, target: str, *, log: str, progress: Progress) -> None:
@@ -33,15 +63,5 @@ async def copy_image(source: str, target: str, *, log: str, progress: Progress) 
     progress("copying the image", 0, None)
     words: list[str] = []
     argv = ["cp", "--reflink=auto", "--sparse=always", "--no-target-directory", "--", source, target]
-    if await run.stream(argv, on_line=words.append, log=log) != 0:
+    if await stream(argv, on_line=words.append, log=log) != 0:
         raise MachctlError(f"{source} could not be copied: {run.last_line(chr(10).join(words))}", hint=f"see {log}")
-
-
-def _check(path: str, what: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(0x10048)
-    if not any(head[offset : offset + len(magic)] == magic for offset, magic in _SIGNATURES):
-        hint = "it is compressed: unpack it first" if head[:4] in {b"\x28\xb5\x2f\xfd", b"\xfd7zX"} or head[:2] in {
-            b"\x1f\x8b", b"QF", b"BZ"
-        } else f"file {path} says what it is"  # fmt: skip
-        raise MachctlError(f"{what} is not a raw disk image", hint=hint)

@@ -94,12 +94,6 @@ def on_btrfs(path: str) -> bool:
     return True
 
 
-def is_read_only(path: str) -> bool:
-    """Say whether a subvolume is read-only."""
-    with _errors(f"subvolume {path} cannot be read"), _opened(path) as fd:
-        return bool(_flags(fd) & _RDONLY)
-
-
 def set_read_only(path: str, *, on: bool) -> None:
     """Make a subvolume read-only or writable."""
     with _errors(f"subvolume {path} cannot be made {'read-only' if on else 'writable'}"), _opened(path) as fd:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import CommandFailed, MachctlError, NotFound
 from machines.host import run
+from machines.host.streaming import stream
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Progress
@@ -77,7 +78,7 @@ async def copy_mounted(
     os.makedirs(os.path.dirname(log), exist_ok=True)
     try:
         # The log of a copy is what went wrong, not the names of ten thousand files.
-        status = await run.stream(argv, on_line=on_line, log=os.devnull)
+        status = await stream(argv, on_line=on_line, log=os.devnull)
     finally:
         with open(log, "a", encoding="utf-8", errors="replace") as file:
             file.write("".join(f"{line}\n" for line in (f"+ {shlex.join(argv)}", *errors)))

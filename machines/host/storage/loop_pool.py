@@ -9,7 +9,9 @@ from collections import deque
 from machines.errors import CommandFailed, Conflict, InvalidValue, MachctlError
 from machines.host import run
 from machines.host.bootstrap.scratch import scratch
+from machines.host.files import sync_directory
 from machines.host.storage import places
+from machines.host.streaming import stream
 
 MINIMUM = 1 << 30
 """Smaller ones have no room for a second tree beside the metadata of btrfs."""
@@ -44,7 +46,7 @@ async def make_image(size: int, *, log: str) -> None:
     try:
         await _fill(staged, size, log)
         os.rename(staged, places.POOL_IMAGE)
-        _sync(directory)
+        sync_directory(directory)
     except OSError as error:
         raise MachctlError(f"{places.POOL_IMAGE} cannot be made: {error.strerror}") from error
     finally:
@@ -69,7 +71,7 @@ async def _fill(path: str, size: int, log: str) -> None:
                 os.mkdir(f"{inside}/{name}", 0o700)
             # Both halves of a duplicate would lie in one file.
             argv = ["mkfs.btrfs", "--label", "machctl", "--metadata", "single", "--rootdir", str(inside), "--", path]
-            status = await run.stream(argv, on_line=tail.append, log=log)
+            status = await stream(argv, on_line=tail.append, log=log)
         if status != 0:
             raise CommandFailed(
                 f"no btrfs can be made in {path}: {run.telling_line(chr(10).join(tail)) or run.ending(status)}",
@@ -85,11 +87,3 @@ def _remove(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def _sync(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -173,7 +173,14 @@ def own_namespace() -> None:
 
 def is_apart() -> bool:
     """Tell whether this process has mounts of its own: what it unmounts then, the host keeps."""
-    return _apart
+    return _apart or _namespace("self") != _namespace("1")
+
+
+def _namespace(process: str) -> str:
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")
+    except OSError:
+        return ""
 
 
 def _beside(name: str, suffix: str) -> str:

@@ -213,11 +213,13 @@ def edit_image(image: str) -> Iterator[str]:
     overlay.own_namespace()
     os.makedirs(LOCK_DIRECTORY, mode=0o755, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"image-{os.getpid()}-", dir=LOCK_DIRECTORY) as directory:
-        run(["systemd-dissect", "--mount", "--fsck=no", image, directory])
         try:
+            run(["systemd-dissect", "--mount", "--fsck=no", image, directory])
             yield directory
         finally:
-            run(["umount", "--recursive", "--", directory])
+            # It leaves mounted what it got to before it failed, at an ESP without a file system for one.
+            if os.path.ismount(directory):
+                run(["umount", "--recursive", "--", directory])
 
 
 def measure(path: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from machines.model.names import link_network
 from machines.model.network import Network
 from machines.model.observed import Record
 from machines.operations.doctor.verdict import Ruleset
-from machines.operations.observe import read_networks, read_records
+from machines.operations.records import read_networks, read_records
 from machines.render.links import Wire, wires
 from machines.render.placement import Placement
 

@@ -65,7 +65,8 @@ def examine_machine(name: str, host: Host) -> list[Finding]:
     if machine and machine.network == "none":
         return [*path.found, Finding("link", "ok", "it has no network, as is declared")]
     if machine and machine.network == "host":
-        return [*path.found, *_of_host(look)]
+        said = "it has the host's own network: what this host reaches, it reaches"
+        return [*path.found, Finding("link", "ok", said)]
     wires = look.wires if look.leader or machine else []
     first = next((wire for wire in wires if wire.default), wires[0] if wires else None)
     for wire in wires:
@@ -145,7 +146,3 @@ def _published(path: _Path, look: Look, *, needs: tuple[str, ...]) -> None:
             needs=("machine", *reached, f"port {port}"),
             check="listener",
         )
-
-
-def _of_host(look: Look) -> list[Finding]:
-    return [Finding("link", "ok", "it has the host's own network: what this host reaches, it reaches")]

@@ -12,8 +12,6 @@ from machines.model.frozen import NamedTuple
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
-# Documentation/networking/proc_net_tcp.rst: TCP_LISTEN, and what a UDP socket that nobody is connected to has.
-_LISTENING = {"tcp": "0A", "udp": "07"}
 _USER = re.compile(r'\("((?:[^"\\]|\\.)*)",pid=(\d+)')
 
 
@@ -33,25 +31,7 @@ class Listening(NamedTuple):
 
 def listening_in(leader: int, protocol: str, host: Host) -> list[Listening]:
     """Give the sockets of ``protocol`` that wait in the network of the machine that ``leader`` leads."""
-    return [
-        entry
-        for name in (protocol, f"{protocol}6")
-        for entry in parse_sockets(host.files.read_text(f"/proc/{leader}/net/{name}") or "", protocol)
-    ]
-
-
-def parse_sockets(text: str, protocol: str) -> list[Listening]:
-    """Read /proc/net/tcp, tcp6, udp or udp6."""
-    found = []
-    for line in text.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 3 and fields[3] == _LISTENING[protocol]:
-            address, _, port = fields[1].partition(":")
-            raw = bytes.fromhex(address)
-            # The kernel prints each 32-bit word in the byte order of the machine, little endian where machctl runs.
-            words = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
-            found.append(Listening(str(ipaddress.ip_address(words)), int(port, 16)))
-    return found
+    return [Listening(each.address, each.port) for each in host.facts.listeners(leader) if each.protocol == protocol]
 
 
 def holders(port: int, protocol: str, host: Host) -> list[Listening]:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The networks that plans of machines need, as they are declared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from machines.errors import Conflict, MachctlError, raise_all
+from machines.model.machine import Machine
+from machines.model.network import DeclaredNetwork
+from machines.model.observed import Host as Observed
+from machines.plan.networks import as_done, check_networks, plan_networks, plan_undeclared, resolve
+from machines.plan.steps import Plan
+
+# What the plan of a network is kept under beside those of machines, whose names hold no space.
+NETWORK = "network "
+
+
+def plan_needed(machine: Machine, observed: Observed) -> tuple[Plan, Observed]:
+    """Give what has to be made of declared networks before a machine can be on them, and the host once it is.
+
+    Raises Conflict and InvalidFile for a network that cannot be as it is declared.
+    """
+    plans, view = plan_declared([machine], observed)
+    return [step for plan in plans.values() for step in plan], view
+
+
+def plan_declared(machines: Iterable[Machine] | None, observed: Observed) -> tuple[dict[str, Plan], Observed]:
+    """Give the plans of the networks that ``machines`` are on, of all where that is None, and the host after them.
+
+    Raises Conflict and InvalidFile for networks that cannot be as they are declared, and Conflict where others than
+    ``machines`` would lose their addresses.
+    """
+    declared = networks_in(observed)
+    plans: dict[str, Plan] = {}
+    chosen = None if machines is None else list(machines)
+    if chosen is None:
+        names = list(declared)
+        plans = {NETWORK + name: plan for name, plan in plan_undeclared(declared, observed).items()}
+    else:
+        names = [name for name in dict.fromkeys(b for each in chosen for b in each.bridges) if name in declared]
+    raise_all(check_networks(declared, observed, names))
+    if chosen is not None:
+        raise_all(_left_behind(declared, observed, names, {each.name for each in chosen}))
+    plans |= {NETWORK + name: plan for name, plan in plan_networks(declared, observed, names).items()}
+    view = observed
+    for plan in plans.values():
+        view = as_done(view, plan)
+    return plans, view
+
+
+def _left_behind(
+    declared: Mapping[str, DeclaredNetwork], observed: Observed, names: Iterable[str], chosen: Collection[str]
+) -> list[MachctlError]:
+    """What keeps networks from getting other subnets: machines that are not ``chosen`` have addresses in those."""
+    errors: list[MachctlError] = []
+    for name in names:
+        have = observed.networks.get(name)
+        others = sorted(recorded_on(name, observed) - set(chosen))
+        if have is None or not others:
+            continue
+        wanted = resolve(declared[name], observed)
+        if (have.subnet, have.subnet6) != (wanted.subnet, wanted.subnet6):
+            errors.append(
+                Conflict(
+                    f"network {name} is declared with other subnets by now, and has other machines on it: "
+                    f"{', '.join(others)}",
+                    hint="move all of them along: machctl apply",
+                )
+            )
+    return errors
+
+
+def recorded_on(name: str, observed: Observed) -> set[str]:
+    """Name the machines that have a link to a network, by what is recorded of them."""
+    return {record.name for record in observed.records.values() if name in record.addresses or name in record.networks}
+
+
+def networks_in(observed: Observed) -> dict[str, DeclaredNetwork]:
+    """Give the networks that the host's files declare. Raises InvalidFile for a declaration that is none."""
+    prefixes = ("/etc/machctl/", observed.declared_in or "//")
+    files = {path: text for path, text in observed.files.items() if path.startswith(prefixes)}
+    # To most there is none, and they need not wait for what reads them.
+    if not any("networks" in text for text in files.values()):
+        return {}
+    from machines.declare.networks import parse_networks
+
+    declared, errors = parse_networks(files)
+    raise_all(errors)
+    return declared
