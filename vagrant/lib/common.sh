@@ -37,21 +37,35 @@ wait_until() {
 
 # need PROGRAM=PACKAGE...: has apt install what is missing where that works, else names it.
 need() {
-    local pair missing=()
-    for pair; do
-        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
-    done
+    missing_of "$@"
     ((${#missing[@]})) || return 0
     command -v apt-get >/dev/null ||
         die "missing here: the programs of Debian's packages ${missing[*]}; install them and try again"
+    # apt-get update gives up at once when another one runs, whatever DPkg::Lock::Timeout says.
+    exec 6>"$STATE/.apt.lock"
+    flock 6
+    missing_of "$@"
+    if ((${#missing[@]})); then
+        say "installing ${missing[*]}"
+        install_missing >"$STATE/apt.log" 2>&1 </dev/null 6>&- ||
+            die "could not install ${missing[*]} (log: $STATE/apt.log); try: apt-get install ${missing[*]}"
+    fi
+    exec 6>&-
+}
 
-    say "installing ${missing[*]}"
-    local log=$STATE/apt.log
-    {
-        apt-get -q update &&
-            DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "${missing[@]}"
-    } >"$log" 2>&1 </dev/null ||
-        die "could not install ${missing[*]} (log: $log); try: apt-get install ${missing[*]}"
+# Sets missing: the packages of the PROGRAM=PACKAGE... that are not there.
+missing_of() {
+    local pair
+    missing=()
+    for pair; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+}
+
+install_missing() {
+    apt-get -q update &&
+        DEBIAN_FRONTEND=noninteractive \
+            apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 install "${missing[@]}"
 }
 
 # These limits are of the one kernel below all hosts: nothing inside a host can raise them.
