@@ -18,11 +18,15 @@ _AT_MAX = 253_370_764_800_000_000
 
 
 class Entry(NamedTuple):
-    """An entry of a machine's journal: microseconds since the epoch, and how it is printed without its time."""
+    """An entry of a machine's journal: microseconds since the epoch, and how it is printed without its time.
+
+    ``boot`` is the boot of the machine that it is of; "" where journalctl does not say.
+    """
 
     at: int
     machine: str
     lines: tuple[str, ...]
+    boot: str = ""
 
 
 def read_entry(machine: str, line: str, *, plain: bool) -> Entry | None:
@@ -35,7 +39,7 @@ def read_entry(machine: str, line: str, *, plain: bool) -> Entry | None:
     if not isinstance(at, str) or not at.isascii() or not at.isdigit() or len(at) > 18 or int(at) > _AT_MAX:
         return None
     text = _lines(entry) if plain else (json.dumps({**entry, "MACHINE": machine}, ensure_ascii=False),)
-    return Entry(int(at), machine, text)
+    return Entry(int(at), machine, text, _text(entry.get("_BOOT_ID")))
 
 
 def _lines(entry: dict[str, Any]) -> tuple[str, ...]:

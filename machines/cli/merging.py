@@ -26,6 +26,8 @@ from machines.host.run import pipe
 from machines.model.frozen import NamedTuple
 
 _CURSOR = "-- cursor: "
+# How long a journal of a new boot may be silent, in seconds, before it is opened anew; twice as long each time.
+_SILENT, _SILENT_LONGEST = 0.25, 64.0
 # Of names, so that each machine has its own: cyan, yellow, green, magenta, blue, and the bright ones.
 _PALETTE = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 
@@ -36,6 +38,14 @@ class _Reader(NamedTuple):
     name: str
     lines: Lines
     running: ExitStack
+
+
+class _Awaited(NamedTuple):
+    """A machine of whose new boot nothing was read yet: the one before, and when (time.monotonic) to look again."""
+
+    before: str
+    at: float
+    pause: float
 
 
 class _Ended(Exception):
@@ -56,6 +66,8 @@ class Merged:
         self._colours = dict(zip(commands, _PALETTE * len(commands), strict=False)) if colours(options) else {}
         self._cursors: dict[str, str] = {}
         self._last: dict[str, int] = {}
+        self._boots: dict[str, str] = {}
+        self._awaited: dict[str, _Awaited] = {}
         self._began = int(time.time())
 
     def past(self, count: int | None) -> None:
@@ -95,7 +107,7 @@ class Merged:
         for name in self._commands:
             self._read_on(name, readers, null)
         while True:
-            ready = _ready(caught, [changes.fileno(), *readers])
+            ready = _ready(caught, [changes.fileno(), *readers], self._pause())
             self._print_new(readers)
             for number in caught.take():
                 # An exception of its own: pipe() waits for the end of what it runs otherwise.
@@ -105,16 +117,36 @@ class Merged:
                 for name, leader in leaders.items():
                     leaders[name] = _leader(name) or leader
                     if leaders[name] != leader:
-                        # journalctl shows nothing more of a journal that another boot goes on with.
-                        self._read_on(name, readers, null)
+                        self._awaited[name] = _Awaited(self._boots.get(name, ""), 0, _SILENT)
+            self._read_anew(readers, null)
+
+    def _pause(self) -> float | None:
+        """Give how many seconds it is until a journal is to be opened anew; None if none is."""
+        if not self._awaited:
+            return None
+        return max(0.0, min(each.at for each in self._awaited.values()) - time.monotonic())
+
+    def _read_anew(self, readers: dict[int, _Reader], null: int) -> None:
+        """Open the journals of machines that have booted anew once more.
+
+        journalctl(1) shows nothing more of a journal that another boot goes on with after it was opened, and when the
+        machine's journald does that nobody tells: hence again and again, until there is something of that boot.
+        """
+        for name, awaited in list(self._awaited.items()):
+            if awaited.at > time.monotonic():
+                continue
+            self._read_on(name, readers, null)
+            pause = awaited.pause * 2
+            if pause > _SILENT_LONGEST:
+                del self._awaited[name]
+            else:
+                self._awaited[name] = awaited._replace(at=time.monotonic() + awaited.pause, pause=pause)
 
     def _read_on(self, name: str, readers: dict[int, _Reader], null: int) -> None:
         """Have the journal of a machine followed from where it was read up to."""
         for fd, reader in list(readers.items()):
             if reader.name == name:
-                ended = _Ended(0)
-                reader.running.__exit__(_Ended, ended, ended.__traceback__)
-                del readers[fd]
+                _end(readers.pop(fd))
         last, cursor = self._last.get(name), self._cursors.pop(name, None)
         since = f"{(last + 1) / 1e6:.6f}" if last else str(self._began)
         place = f"--after-cursor={cursor}" if cursor else f"--since=@{since}"
@@ -123,13 +155,18 @@ class Merged:
         os.set_blocking(stream.fileno(), False)
         readers[stream.fileno()] = _Reader(name, Lines(), running)
 
-    def _print_new(self, readers: Mapping[int, _Reader]) -> None:
+    def _print_new(self, readers: dict[int, _Reader]) -> None:
         """Print what came meanwhile, of all machines in the order of time."""
         came: list[Entry] = []
-        for fd, reader in readers.items():
+        for fd, reader in list(readers.items()):
             try:
                 data = os.read(fd, 65536)
             except BlockingIOError:
+                continue
+            if not data and not _leader(reader.name):
+                # It has just stopped again; what comes next is of its next start.
+                _end(readers.pop(fd))
+                self._awaited.pop(reader.name, None)
                 continue
             if not data:
                 raise CommandFailed(f"the journal of machine {reader.name} cannot be followed any more")
@@ -152,7 +189,9 @@ class Merged:
             if line.startswith(_CURSOR):
                 self._cursors[name] = line.removeprefix(_CURSOR).strip()
             elif (entry := read_entry(name, line, plain=not self._json)) is not None:
-                self._last[name] = entry.at
+                self._last[name], self._boots[name] = entry.at, entry.boot
+                if name in self._awaited and entry.boot != self._awaited[name].before:
+                    del self._awaited[name]
                 yield entry
 
     def _print(self, entry: Entry) -> None:
@@ -168,6 +207,12 @@ class Merged:
             sys.stdout.write(f"{when if index == 0 else ' ' * len(when)} {shown} {line}\n")
 
 
+def _end(reader: _Reader) -> None:
+    """End what reads a journal, and do not ask how it ended."""
+    ended = _Ended(0)
+    reader.running.__exit__(_Ended, ended, ended.__traceback__)
+
+
 def _text(stream: BinaryIO) -> Iterator[str]:
     for line in stream:
         yield line.decode(errors="replace").rstrip("\n")
@@ -178,13 +223,13 @@ def _leader(name: str) -> int:
     return entry.leader if entry else 0
 
 
-def _ready(caught: Caught, others: Iterable[int]) -> set[int]:
-    """Wait for a signal or one of the other descriptors; give those that are readable."""
+def _ready(caught: Caught, others: Iterable[int], limit: float | None) -> set[int]:
+    """Wait for a signal or one of the other descriptors, ``limit`` seconds at most; give those that are readable."""
     poll = select.poll()
     for fd in (caught.fileno(), *others):
         poll.register(fd, select.POLLIN)
     caught.unblock()
-    ready = {fd for fd, _ in poll.poll()}
+    ready = {fd for fd, _ in poll.poll(None if limit is None else limit * 1000 + 1)}
     caught.block()
     return ready
 

@@ -136,3 +136,42 @@ def test_json_that_a_guest_made_odd(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     Merged(commands(tmp_path, web=text, db=text), Options(output="json")).past(None)
     assert capsys.readouterr().out.count("fine") == 2
+
+
+def test_a_journal_that_another_boot_goes_on_with_is_opened_until_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What opens it before the new boot writes into it is deaf; one that is opened later is not."""
+    machines, opened = tmp_path / "machines", tmp_path / "opened"
+    machines.mkdir()
+    opened.touch()
+    monkeypatch.setattr("machines.cli.merging.MACHINES", str(machines))
+    monkeypatch.setattr("machines.cli.merging._SILENT", 0.05)
+    monkeypatch.setattr("machines.cli.merging._leader", lambda name: len(list(machines.iterdir())) + 1)
+    for number, text in enumerate(("one", "two")):
+        (tmp_path / str(number)).write_text(entry(1795358541 + number, "web", 1, text, _BOOT_ID=str(number)))
+    # The first follows the old boot, the second and third are deaf, the fourth has the new one.
+    script = (
+        'case "$*" in *--follow*) echo >>"$0/opened"; case $(wc -l <"$0/opened") in'
+        ' 2) touch "$0/deaf";; 4) cat "$0/1"; sleep 0.3; touch "$0/end";; esac; exec sleep 100;;'
+        ' *) cat "$0/0";; esac'
+    )
+    merged = Merged({"web": ["sh", "-c", script, str(tmp_path)]}, Options())
+    merged.past(None)
+
+    def boot() -> None:
+        while not opened.read_text():
+            time.sleep(0.01)
+        (machines / "web").touch()
+        while not (tmp_path / "end").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    booter = threading.Thread(target=boot)
+    booter.start()
+    assert merged.follow() == 128 + signal.SIGTERM
+    booter.join()
+    assert [line.split("]: ")[1] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
+    # It is not opened again once it was read.
+    assert opened.read_text() == "\n" * 4
+    assert not merged._awaited
