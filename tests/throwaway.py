@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pytest
 
@@ -152,7 +152,12 @@ class Host:
         finally:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            # What it started itself may outlive it, with the pipes open.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=10)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
         """Write a file in it."""
@@ -259,6 +264,17 @@ class Host:
     def drop_tree(self, kept: str) -> None:
         """Remove a tree that was kept."""
         self.sh('btrfs -q subvolume delete "$1" >/dev/null 2>&1 || rm -rf --one-file-system "$1"', kept)
+
+
+def read_until(stream: IO[bytes] | None, words: str) -> str:
+    """Read lines until one has ``words`` in it; give all that was said."""
+    assert stream is not None
+    said = ""
+    while words not in said:
+        line = stream.readline()
+        assert line, f"it ended without saying {words!r}: {said}"
+        said += line.decode(errors="replace")
+    return said
 
 
 def until(look: Callable[[], T], good: Callable[[T], bool], *, limit: float = 30, every: float = 0.2) -> T:

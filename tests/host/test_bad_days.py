@@ -4,28 +4,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 
 import pytest
 
-from throwaway import Host, Road, until
+from throwaway import Host, Road, read_until, until
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 
 SERVE = "cd /root/mirror && exec python3 -m http.server --bind 127.0.0.1 9998"
 MIRROR = "http://127.0.0.1:9998/"
-
-
-def read_until(process: subprocess.Popen[bytes], words: str) -> str:
-    """Read what a command says until it says ``words``."""
-    assert process.stderr is not None
-    said = ""
-    while words not in said:
-        line = process.stderr.readline()
-        assert line, f"it ended without saying {words!r}: {said}"
-        said += line.decode()
-    return said
 
 
 def listens(host: Host, port: int) -> bool:
@@ -288,7 +276,7 @@ def test_an_interrupted_create_is_taken_back(
     host: Host, number: signal.Signals, flags: tuple[str, ...], when: str
 ) -> None:
     with host.background("machctl", "create", "debian", "web", "--fresh", "--bridge", "br7", *flags) as process:
-        read_until(process, when)
+        read_until(process.stderr, when)
         began = time.monotonic()
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
@@ -300,7 +288,7 @@ def test_an_interrupted_create_is_taken_back(
 
 def test_a_killed_create_is_cleaned_up_by_gc(host: Host) -> None:
     with host.background("machctl", "create", "debian", "web", "--fresh", "--bridge", "br7") as process:
-        read_until(process, "extracting")
+        read_until(process.stderr, "extracting")
         host.sh("kill -KILL $(cat /run/machctl/machine-web.lock)")
         assert process.wait(timeout=20) == 128 + signal.SIGKILL
     assert until(lambda: host.sh("ps -eo args= | grep -c '[m]mdebstrap' || true"), lambda count: count == "0") == "0"
@@ -314,7 +302,7 @@ def test_a_killed_create_is_cleaned_up_by_gc(host: Host) -> None:
 
 def test_of_two_creates_of_one_name_one_wins(host: Host) -> None:
     with host.background("machctl", "create", "debian", "web", "--fresh") as process:
-        read_until(process, "bootstrap debian:trixie")
+        read_until(process.stderr, "bootstrap debian:trixie")
         host.machctl("create", "debian", "web", status=5).says(
             "web", "another machctl", host.sh("cat /run/machctl/machine-web.lock")
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from throwaway import Host, Roads, until
+from throwaway import Host, Roads, read_until, until
 
 # On the pool: the host's own root is an overlay, which takes no id-mapped mounts.
 SRV = "/var/lib/machines/.kept-srv"
@@ -28,9 +28,7 @@ def full(roads: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
     host.write(f"{SRV}/ro/page", "a page of the host\n")
     before = host.snapshot()
     with host.background("machctl", "create", "debian", "full", "--bridge", "br9") as process:
-        assert process.stderr is not None
-        while b"fetching" not in process.stderr.readline():
-            pass
+        read_until(process.stderr, "fetching")
         host.sh("kill -KILL $(cat /run/machctl/machine-full.lock)")
         process.wait(timeout=20)
     host.machctl(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import Host, Road
+from throwaway import Host, Road, read_until
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 
@@ -103,8 +103,7 @@ def test_followed_logs_come_as_they_are_written_and_end_by_a_signal(debian: Road
         assert process.stdout is not None
         process.stdout.readline()
         debian.host.machctl("exec", "debian", "--", "logger", "-t", "greeter", "follow me")
-        while b"follow me" not in process.stdout.readline():
-            pass
+        read_until(process.stdout, "follow me")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) in {0, 128 + signal.SIGINT}
 

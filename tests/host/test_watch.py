@@ -30,7 +30,9 @@ def events_of(process: subprocess.Popen[bytes], name: str, count: int) -> list[s
     assert process.stdout is not None
     found: list[str] = []
     while len(found) < count:
-        event = json.loads(process.stdout.readline())
+        line = process.stdout.readline()
+        assert line, "it has ended"
+        event = json.loads(line)
         found += [event["event"]] if event["machine"] == name else []
     return found
 
@@ -90,6 +92,9 @@ def test_what_happens_to_a_machine(web: Host) -> None:
         # What has been is told once it listens to what is to come.
         assert events.stdout is not None
         assert events.stdout.readline()
+        # The last one of both journals; what is written into either from here on is followed.
+        assert logs.stdout is not None
+        assert logs.stdout.readline()
         web.machctl("exec", "web", "--", "logger", "-t", "greeter", "first boot")
         web.machctl("restart", "web")
         web.machctl("exec", "web", "--", "logger", "-t", "greeter", "second boot")
