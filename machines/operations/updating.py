@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from machines.errors import CommandFailed, MachctlError, NotRunning, TimedOut
 from machines.model.health import Health, Outcome
 from machines.model.update import write_update
-from machines.operations.lifecycle import stop_in_time, stop_machine
+from machines.operations.lifecycle import STOP_SECONDS, stop_in_time, stop_machine
 from machines.operations.packages import CHANGE_SECONDS, run_script, upgrade
 from machines.operations.reporter import Reporter
 from machines.operations.tree import held_still
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # What falls over when it has started does so within this time.
 _STEADY_SECONDS = 2.0
 _PAUSE_SECONDS = 1.0
-_STOP_SECONDS = 60.0
 _LINES = 4
 
 
@@ -67,7 +66,7 @@ async def do_update_step(step: UpdateStep, host: Host, reporter: Reporter) -> No
 
 async def _end(name: str, host: Host) -> None:
     try:
-        await stop_in_time(name, host, terminate=False, timeout=_STOP_SECONDS)
+        await stop_in_time(name, host, terminate=False, timeout=STOP_SECONDS)
     except TimedOut:
         await stop_machine(name, host, terminate=True)
     except NotRunning:

@@ -13,6 +13,8 @@ _DEBIAN = (
     "dbus",
     "libpam-systemd",
     "systemd-resolved",
+    # Without it resolved takes no host's name for its own, and all machines on a LAN are "linux" (LLMNR).
+    "libidn2-0",
     "libnss-resolve",
     "libnss-myhostname",
     "iproute2",
