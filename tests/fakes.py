@@ -298,7 +298,7 @@ class FakeHost:
             devices=lambda paths: {},
             enabled_machines=lambda: {},
             journal_links=lambda trees: {},
-            limits=lambda unit: {},
+            limits=lambda units: {unit: {} for unit in units},
             frozen_machines=lambda: {},
             sysctl=self.sysctls.get,
             set_sysctl=self.sysctls.__setitem__,

@@ -52,13 +52,14 @@ def links() -> dict[str, Link]:
             key, _, value = line.partition("=")
             if key == "DEVTYPE":
                 kind = value
-        ports = tuple(sorted(os.listdir(f"{path}/brif"))) if os.path.isdir(f"{path}/brif") else ()
-        bridge = os.path.isdir(f"{path}/bridge")
+        # Others are not asked for what only a bridge has: a fleet has a link or two for each machine.
+        bridge = kind == "bridge"
+        ports = tuple(sorted(os.listdir(f"{path}/brif"))) if bridge and os.path.isdir(f"{path}/brif") else ()
         vlans = read_text(f"{path}/bridge/vlan_filtering") if bridge else None
         mtu = read_text(f"{path}/mtu") if bridge else None
         found[name] = Link(
             name,
-            "bridge" if bridge else kind,
+            kind,
             ports,
             vlans=None if vlans is None else vlans.strip() == "1",
             mtu=int(mtu) if mtu else None,

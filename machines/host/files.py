@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 from machines.errors import Conflict, MachctlError, NotPermitted
 from machines.host.loop import looped
-from machines.host.matching import all_matching, matching
+from machines.host.matching import Directories, matching
 from machines.model.names import machine_lock
 
 LOCK_DIRECTORY = "/run/machctl"
@@ -72,7 +72,7 @@ _WRITTEN = (
 
 def read_files(patterns: Iterable[str]) -> dict[str, str]:
     """Give the text of every readable regular file that matches one of the glob ``patterns``, by path."""
-    texts = {path: read_text(path) for path in all_matching(patterns)}
+    texts = {path: read_text(path) for path in Directories().matching(patterns, files=True)}
     return {path: text for path, text in texts.items() if text is not None}
 
 
@@ -192,26 +192,20 @@ def _is_own(directory: str) -> bool:
 def abandoned() -> list[str]:
     """Give the files that killed processes left: what write_file() was writing, and locks that nobody holds."""
     found = [path for path in matching(f"{LOCK_DIRECTORY}/*.lock") if not is_locked(os.path.basename(path)[:-5])]
-    for path in all_matching(_OWN):
+    directories = Directories()
+    for path in directories.matching(_OWN):
         name = os.path.basename(path).removeprefix("systemd-nspawn@").removesuffix(".service.d")
-        if _is_empty(path) and not is_locked(machine_lock(name)):
+        if directories.entries(path) == [] and not is_locked(machine_lock(name)):
             found.append(path)
     # write_file() can do with its being gone again.
-    if _is_empty(_SOCKETS):
+    if directories.entries(_SOCKETS) == []:
         found.append(_SOCKETS)
-    for path in all_matching(f"{directory}/.#machctl-*" for directory in _WRITTEN):
+    for path in directories.matching(f"{directory}/.#machctl-*" for directory in _WRITTEN):
         pid = os.path.basename(path).split("-")[1]
         # Whoever was writing it may have ended just now.
         if not os.path.exists(f"/proc/{pid}") and os.path.lexists(path):
             found.append(path)
     return sorted(found)
-
-
-def _is_empty(directory: str) -> bool:
-    try:
-        return not os.listdir(directory)
-    except OSError:
-        return False
 
 
 def abandoned_directories() -> list[str]:

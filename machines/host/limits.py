@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from machines.host.files import read_text
 
 _FILES = {
@@ -11,13 +13,22 @@ _FILES = {
 }  # fmt: skip
 
 
-def limits(unit: str) -> dict[str, float | None]:
-    """Give the limits in force for a machine's unit by their names in model.limits; None is no limit.
+_SLICE = "/sys/fs/cgroup/machine.slice"
+
+
+def limits(units: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """Give the limits in force for machines' units by their names in model.limits; None is no limit.
 
     What the kernel says nothing of is left out: a controller that no unit uses is off, and some hosts have none.
     """
-    directory = f"/sys/fs/cgroup/machine.slice/{unit}"
-    texts = {name: read_text(f"{directory}/{file}") for name, file in _FILES.items()}
+    # What is on for the children of a group, which have the files of these controllers and of no others.
+    on = set((read_text(f"{_SLICE}/cgroup.subtree_control") or "").split())
+    files = {name: file for name, file in _FILES.items() if file.partition(".")[0] in on}
+    return {unit: _limits(unit, files) for unit in units}
+
+
+def _limits(unit: str, files: dict[str, str]) -> dict[str, float | None]:
+    texts = {name: read_text(f"{_SLICE}/{unit}/{file}") for name, file in files.items()}
     return parse_limits({name: text for name, text in texts.items() if text})
 
 

@@ -7,42 +7,69 @@ import os
 from collections.abc import Iterable
 
 
+class Directories:
+    """The directories of the host, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, list[os.DirEntry[str]] | None] = {}
+
+    def entries(self, directory: str) -> list[os.DirEntry[str]] | None:
+        """Give what is in a directory, by name; None for what is none, or cannot be read."""
+        if directory not in self._read:
+            try:
+                with os.scandir(directory) as found:
+                    self._read[directory] = sorted(found, key=_name)
+            except OSError:
+                self._read[directory] = None
+        return self._read[directory]
+
+    def matching(self, patterns: Iterable[str], *, files: bool = False) -> list[str]:
+        """Give the paths that match any of the absolute ``patterns``, pattern by pattern, each sorted.
+
+        ``*`` does not stand for the dot of a hidden name. With ``files`` no directories are among them.
+        """
+        return [path for pattern in patterns for path in self._matching(pattern, files=files)]
+
+    def _matching(self, pattern: str, *, files: bool) -> list[str]:
+        found, star = [""], ""
+        *above, last = pattern.split("/")[1:]
+        for part in above:
+            prefix, star, suffix = part.partition("*")
+            if star:
+                found = [
+                    f"{path}/{entry.name}"
+                    for path in found
+                    for entry in self._named(path or "/", prefix, suffix)
+                    if entry.is_dir()
+                ]
+            else:
+                found = [f"{path}/{part}" for path in found]
+        prefix, star, suffix = last.partition("*")
+        if not star:
+            return [path for path in (f"{path}/{last}" for path in found) if os.path.lexists(path)]
+        return [
+            f"{path}/{entry.name}"
+            for path in found
+            for entry in self._named(path or "/", prefix, suffix)
+            if not files or not entry.is_dir()
+        ]
+
+    def _named(self, directory: str, prefix: str, suffix: str) -> list[os.DirEntry[str]]:
+        least = len(prefix) + len(suffix)
+        return [
+            entry
+            for entry in self.entries(directory) or ()
+            if (name := entry.name).startswith(prefix)
+            and name.endswith(suffix)
+            and len(name) >= least
+            and (prefix or not name.startswith("."))
+        ]
+
+
 def matching(pattern: str) -> list[str]:
-    """Give the paths that match an absolute pattern, sorted; ``*`` does not stand for the dot of a hidden name."""
-    return _matching(pattern, {})
+    """Give the paths that match an absolute pattern, sorted."""
+    return Directories().matching([pattern])
 
 
-def all_matching(patterns: Iterable[str]) -> list[str]:
-    """Give the paths that match any of ``patterns``, pattern by pattern. Each directory is read once."""
-    listed: dict[str, list[str]] = {}
-    return [path for pattern in patterns for path in _matching(pattern, listed)]
-
-
-def _matching(pattern: str, listed: dict[str, list[str]]) -> list[str]:
-    found, star = [""], ""
-    for part in pattern.split("/")[1:]:
-        prefix, star, suffix = part.partition("*")
-        if star:
-            found = [f"{path}/{name}" for path in found for name in _names(path or "/", prefix, suffix, listed)]
-        else:
-            found = [f"{path}/{part}" for path in found]
-    return found if star else [path for path in found if os.path.lexists(path)]
-
-
-def _names(directory: str, prefix: str, suffix: str, listed: dict[str, list[str]]) -> list[str]:
-    names = listed.get(directory)
-    if names is None:
-        try:
-            names = sorted(os.listdir(directory))
-        except OSError:
-            names = []
-        listed[directory] = names
-    least = len(prefix) + len(suffix)
-    return [
-        name
-        for name in names
-        if name.startswith(prefix)
-        and name.endswith(suffix)
-        and len(name) >= least
-        and (prefix or not name.startswith("."))
-    ]
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name

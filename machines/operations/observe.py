@@ -200,7 +200,9 @@ def _inner_links(host: Host, machines: list[Machine]) -> dict[str, frozenset[str
 
 
 def _limits(host: Host, machines: list[Machine], running: dict[str, str]) -> dict[str, dict[str, float | None]]:
-    return {machine.name: host.facts.limits(running[machine.name]) for machine in machines if machine.name in running}
+    units = {machine.name: running[machine.name] for machine in machines if machine.name in running}
+    found = host.facts.limits(units.values()) if units else {}
+    return {name: found[unit] for name, unit in units.items()}
 
 
 def _devices(host: Host, machines: list[Machine]) -> dict[str, Node]:

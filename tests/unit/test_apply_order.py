@@ -54,7 +54,6 @@ class Running(FakeHost):
             for units in self.enabled
             for unit in units
         }
-        self.facts.limits = lambda unit: {}
         self.storage.driver = "btrfs"
 
     def running(self) -> dict[str, str]:
