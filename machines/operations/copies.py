@@ -64,9 +64,10 @@ async def clone(
         async with host.files.wait_lock(machine_lock(source)):
             async with host.files.fleet_lock():
                 declared = declared_machines(host)
-                observed = observe(host)
-                tree_of(source, observed)
                 like = declared.get(source) or Machine(source, Source("image", source), "")
+                # The copy, but for what its links are: that hangs on what there is.
+                observed = observe(host, [machine or _bare_copy(like, name)], kernel=False)
+                tree_of(source, observed)
                 wanted, left_out = _cloned(like, name, observed), []
                 if machine is not None:
                     # What it was made of is what the other one was made of; else nobody could make it anew.
@@ -79,7 +80,6 @@ async def clone(
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")
-                observed = observe(host, [wanted], kernel=False)
                 raise_all(
                     check_host(observed, verb="clone")
                     or check_declared(wanted)
@@ -256,7 +256,11 @@ def _held(name: str, origin: Origin, observed: Observed) -> str:
 def _cloned(machine: Machine, name: str, observed: Observed) -> Machine:
     """Give the declaration of a copy. Without ports nothing could start it on demand."""
     links = tuple(_cloned_link(link, machine.name, observed) for link in machine.links)
-    own = replace(machine, name=name, origin=own_file(name), group="", links=links, publish=(), hostname=None)
+    return replace(_bare_copy(machine, name), links=links)
+
+
+def _bare_copy(machine: Machine, name: str) -> Machine:
+    own = replace(machine, name=name, origin=own_file(name), group="", publish=(), hostname=None)
     return replace(own, on_demand=False, idle_stop=None)
 
 
