@@ -40,7 +40,7 @@ class Directories:
                     f"{path}/{entry.name}"
                     for path in found
                     for entry in self._named(path or "/", prefix, suffix)
-                    if entry.is_dir()
+                    if _is_directory(entry)
                 ]
             else:
                 found = [f"{path}/{part}" for path in found]
@@ -51,7 +51,7 @@ class Directories:
             f"{path}/{entry.name}"
             for path in found
             for entry in self._named(path or "/", prefix, suffix)
-            if not files or not entry.is_dir()
+            if not files or not _is_directory(entry)
         ]
 
     def _named(self, directory: str, prefix: str, suffix: str) -> list[os.DirEntry[str]]:
@@ -69,6 +69,14 @@ class Directories:
 def matching(pattern: str) -> list[str]:
     """Give the paths that match an absolute pattern, sorted."""
     return Directories().matching([pattern])
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Tell whether it is a directory, or leads to one; a symlink may lead in a circle, or to where we may not look."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _name(entry: os.DirEntry[str]) -> str:

@@ -216,8 +216,11 @@ def test_reading_by_pattern(tmp_path: Path) -> None:
     (tmp_path / ".#machctl-1-d.toml").write_text("half")
     (tmp_path / "e.toml").write_bytes(b"\xff")
     (tmp_path / "f.toml").symlink_to("nowhere")
-    found = files.read_files([f"{tmp_path}/*.toml", f"{tmp_path}/nowhere/*"])
-    assert found == {f"{tmp_path}/a.toml": "a", f"{tmp_path}/e.toml": "�"}
+    (tmp_path / "g.toml").symlink_to("g.toml")
+    (tmp_path / "h.toml").symlink_to("c.txt/x")
+    (tmp_path / "i.toml").symlink_to("a.toml")
+    found = files.read_files([f"{tmp_path}/*.toml", f"{tmp_path}/nowhere/*", f"{tmp_path}/*.toml/*"])
+    assert found == {f"{tmp_path}/a.toml": "a", f"{tmp_path}/e.toml": "�", f"{tmp_path}/i.toml": "a"}
 
 
 def test_what_killed_processes_left_is_told(locks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
