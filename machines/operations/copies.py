@@ -66,7 +66,8 @@ async def clone(
                 declared = declared_machines(host)
                 like = declared.get(source) or Machine(source, Source("image", source), "")
                 # The copy, but for what its links are: that hangs on what there is.
-                observed = observe(host, [machine or _bare_copy(like, name)], kernel=False)
+                looked_at = machine or _bare_copy(like, name)
+                observed = observe(host, [looked_at], kernel=False)
                 tree_of(source, observed)
                 wanted, left_out = _cloned(like, name, observed), []
                 if machine is not None:
@@ -77,6 +78,9 @@ async def clone(
                 if machine is None:
                     left_out = _left_out(like, wanted)
                 wanted, declaration = as_declared(wanted, host, whole=machine is None)
+                if _apart(wanted, looked_at) != _apart(looked_at, looked_at):
+                    # Defaults of the fleet were added to it.
+                    observed = observe(host, [wanted], kernel=False)
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")
@@ -257,6 +261,14 @@ def _cloned(machine: Machine, name: str, observed: Observed) -> Machine:
     """Give the declaration of a copy. Without ports nothing could start it on demand."""
     links = tuple(_cloned_link(link, machine.name, observed) for link in machine.links)
     return replace(_bare_copy(machine, name), links=links)
+
+
+def _apart(machine: Machine, other: Machine) -> Machine:
+    """Give a machine with all of another one that makes no difference to what is looked at for a copy."""
+    return replace(
+        machine, links=other.links, source=other.source, checksum=other.checksum, insecure=other.insecure,
+        mirror=other.mirror, origin=other.origin,
+    )  # fmt: skip
 
 
 def _bare_copy(machine: Machine, name: str) -> Machine:

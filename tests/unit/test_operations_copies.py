@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from fakes import FakeHost
 from machines.declare.fleet import FLEET_FILE, own_file, parse_fleet
 from machines.declare.links import parse_link
 from machines.declare.write import write_machine
-from machines.errors import Conflict
+from machines.errors import Conflict, NotFound
 from machines.model.machine import Machine, Publish
 from machines.model.observed import Link
 from machines.model.snapshot import Origin, Snapshot
@@ -79,6 +80,14 @@ def test_copy_is_put_on_a_declared_network_as_that_is_declared(host: FakeHost) -
     plan, _ = clone(host, machine("two", origin=own_file("two"), source=Source("machine", "web"), bridges=("lab",)))
     (network,) = {step.network for step in plan if isinstance(step, steps.ClaimNetwork)}
     assert (str(network.subnet), network.mode, network.origin) == ("10.213.5.0/24", "isolated", FLEET_FILE)
+
+
+def test_copy_is_checked_with_what_the_fleet_has_for_all(host: FakeHost, tmp_path: Path) -> None:
+    """A source that was made before the defaults were written does not have them, its copy does."""
+    create(host, web())
+    host.files.texts[FLEET_FILE] = f"[defaults]\nbinds = ['{tmp_path}/nowhere:/srv']\n"
+    with pytest.raises(NotFound, match=f"{tmp_path}/nowhere"):
+        clone(host, machine("two", origin=own_file("two"), source=Source("machine", "web")))
 
 
 @pytest.mark.parametrize("resolved", [False, True])
