@@ -10,14 +10,14 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import BinaryIO, NoReturn
 
 from machines.cli.entries import SHOWN, Entry, read_entry
 from machines.cli.options import Options
 from machines.cli.output import colours
-from machines.errors import CommandFailed
+from machines.errors import CommandFailed, NotFound
 from machines.host.bus.signals import Caught
 from machines.host.inotify import Changes
 from machines.host.lines import Lines
@@ -41,11 +41,15 @@ class _Reader(NamedTuple):
 
 
 class _Awaited(NamedTuple):
-    """A machine of whose new boot nothing was read yet: the one before, and when (time.monotonic) to look again."""
+    """A machine of whose new boot nothing was read yet: the one before, and when (time.monotonic) to look again.
+
+    Once something was ``read`` that is not of that one it is looked at a last time: it may have booted twice.
+    """
 
     before: str
     at: float
     pause: float
+    read: bool = False
 
 
 class _Ended(Exception):
@@ -57,10 +61,19 @@ class _Ended(Exception):
 
 
 class Merged:
-    """The journals that ``commands`` of journalctl(1) read, by machine; they have no --lines, --output and --follow."""
+    """The journals that ``commands`` of journalctl(1) read, by machine; they have no --lines, --output and --follow.
 
-    def __init__(self, commands: Mapping[str, Sequence[str]], options: Options) -> None:
-        self._commands = commands
+    ``command`` gives that of a machine that has just started.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        options: Options,
+        command: Callable[[str], Sequence[str]] | None = None,
+    ) -> None:
+        self._commands = dict(commands)
+        self._command = command or self._commands.__getitem__
         self._json = options.output == "json"
         self._width = max(map(len, commands))
         self._colours = dict(zip(commands, _PALETTE * len(commands), strict=False)) if colours(options) else {}
@@ -135,12 +148,16 @@ class Merged:
         for name, awaited in list(self._awaited.items()):
             if awaited.at > time.monotonic():
                 continue
-            self._read_on(name, readers, null)
-            pause = awaited.pause * 2
-            if pause > _SILENT_LONGEST:
+            if not _leader(name) or awaited.read:
                 del self._awaited[name]
             else:
+                pause = min(awaited.pause * 2, _SILENT_LONGEST)
                 self._awaited[name] = awaited._replace(at=time.monotonic() + awaited.pause, pause=pause)
+            if _leader(name):
+                # One that is gone again by now is told of once more when it starts.
+                with suppress(NotFound):
+                    self._commands[name] = list(self._command(name))
+                    self._read_on(name, readers, null)
 
     def _read_on(self, name: str, readers: dict[int, _Reader], null: int) -> None:
         """Have the journal of a machine followed from where it was read up to."""
@@ -163,10 +180,9 @@ class Merged:
                 data = os.read(fd, 65536)
             except BlockingIOError:
                 continue
-            if not data and not _leader(reader.name):
-                # It has just stopped again; what comes next is of its next start.
+            if not data and reader.name in self._awaited:
+                # It is just starting, or has stopped again.
                 _end(readers.pop(fd))
-                self._awaited.pop(reader.name, None)
                 continue
             if not data:
                 raise CommandFailed(f"the journal of machine {reader.name} cannot be followed any more")
@@ -191,7 +207,7 @@ class Merged:
             elif (entry := read_entry(name, line, plain=not self._json)) is not None:
                 self._last[name], self._boots[name] = entry.at, entry.boot
                 if name in self._awaited and entry.boot != self._awaited[name].before:
-                    del self._awaited[name]
+                    self._awaited[name] = self._awaited[name]._replace(read=True)
                 yield entry
 
     def _print(self, entry: Entry) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from machines.cli.merging import Merged
 from machines.cli.options import Options
-from machines.errors import CommandFailed
+from machines.errors import CommandFailed, NotFound
 
 
 def entry(at: float, who: str, pid: int, message: object, **more: object) -> str:
@@ -150,10 +150,10 @@ def test_a_journal_that_another_boot_goes_on_with_is_opened_until_it_is_read(
     monkeypatch.setattr("machines.cli.merging._leader", lambda name: len(list(machines.iterdir())) + 1)
     for number, text in enumerate(("one", "two")):
         (tmp_path / str(number)).write_text(entry(1795358541 + number, "web", 1, text, _BOOT_ID=str(number)))
-    # The first follows the old boot, the second and third are deaf, the fourth has the new one.
+    # The first follows the old boot, the second and third are deaf, the fourth has the new one; then once more.
     script = (
         'case "$*" in *--follow*) echo >>"$0/opened"; case $(wc -l <"$0/opened") in'
-        ' 2) touch "$0/deaf";; 4) cat "$0/1"; sleep 0.3; touch "$0/end";; esac; exec sleep 100;;'
+        ' 4) cat "$0/1";; 5) sleep 0.5; touch "$0/end";; esac; exec sleep 100;;'
         ' *) cat "$0/0";; esac'
     )
     merged = Merged({"web": ["sh", "-c", script, str(tmp_path)]}, Options())
@@ -173,5 +173,44 @@ def test_a_journal_that_another_boot_goes_on_with_is_opened_until_it_is_read(
     booter.join()
     assert [line.split("]: ")[1] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
     # It is not opened again once it was read.
-    assert opened.read_text() == "\n" * 4
+    assert opened.read_text() == "\n" * 5
     assert not merged._awaited
+
+
+def test_one_that_is_no_more_there_while_it_is_awaited_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines, opened = tmp_path / "machines", tmp_path / "opened"
+    machines.mkdir()
+    opened.touch()
+    monkeypatch.setattr("machines.cli.merging.MACHINES", str(machines))
+    monkeypatch.setattr("machines.cli.merging._SILENT", 0.05)
+    monkeypatch.setattr("machines.cli.merging._leader", lambda name: len(list(machines.iterdir())))
+    # What is opened after the start ends at once.
+    script = 'case "$*" in *--follow*) echo >>"$0/opened"; [ -e "$0/machines/web" ] && exit 1; exec sleep 100;; esac'
+    argv = ["sh", "-c", script, str(tmp_path)]
+
+    def command(name: str) -> list[str]:
+        if len(opened.read_text()) >= 3:
+            raise NotFound(f"there is no machine {name}")
+        return argv
+
+    merged = Merged({"web": argv}, Options(), command)
+    merged.past(0)
+
+    def boot() -> None:
+        while not opened.read_text():
+            time.sleep(0.01)
+        (machines / "web").touch()
+        while len(opened.read_text()) < 3:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        (machines / "web").unlink()
+        while merged._awaited:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    booter = threading.Thread(target=boot)
+    booter.start()
+    assert merged.follow() == 128 + signal.SIGTERM
+    booter.join()

@@ -7,7 +7,6 @@ import sys
 
 from machines.cli import words
 from machines.cli.names import names as names_argument
-from machines.cli.options import Options
 from machines.errors import InvalidValue, MachctlError, NotFound
 
 
@@ -50,13 +49,12 @@ def logs(
             commands[name] = journal_command(name, host, argv)
         except NotFound as error:
             failed[name] = error
-    status = _merged(commands, lines, options, follow=follow) if commands else 0
+    status = 0
+    if commands:
+        from machines.cli.merging import Merged
+
+        # Of one that starts meanwhile, the journal is where it runs.
+        merged = Merged(commands, options, lambda name: journal_command(name, host, argv))
+        merged.past(None if lines == "all" else int(lines))
+        status = merged.follow() if follow else 0
     return status or exit_status(failed, len(chosen))
-
-
-def _merged(commands: dict[str, list[str]], lines: str, options: Options, *, follow: bool) -> int:
-    from machines.cli.merging import Merged
-
-    merged = Merged(commands, options)
-    merged.past(None if lines == "all" else int(lines))
-    return merged.follow() if follow else 0
