@@ -158,6 +158,7 @@ class Host:
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+            process.wait(timeout=10)
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
         """Write a file in it."""

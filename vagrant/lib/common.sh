@@ -41,8 +41,8 @@ need() {
     ((${#missing[@]})) || return 0
     command -v apt-get >/dev/null ||
         die "missing here: the programs of Debian's packages ${missing[*]}; install them and try again"
-    # apt-get update gives up at once when another one runs, whatever DPkg::Lock::Timeout says.
-    exec 6>"$STATE/.apt.lock"
+    # apt-get update gives up at once when another one runs, whatever DPkg::Lock::Timeout says. No host has such a name.
+    exec 6>"$STATE/.apt.packages.lock"
     flock 6
     missing_of "$@"
     if ((${#missing[@]})); then
