@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def commands(tmp_path: Path, **texts: str) -> dict[str, list[str]]:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     return {name: ["sh", "-c", 'cat "$0"', str(tmp_path / name)] for name in texts}
+
+
+def follow_while(merged: Merged, happens: Callable[[], None]) -> None:
+    """Follow until what happens meanwhile has happened, and a signal ends it."""
+
+    def happen() -> None:
+        happens()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=happen)
+    thread.start()
+    assert merged.follow() == 128 + signal.SIGTERM
+    thread.join()
 
 
 def test_by_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,15 +108,11 @@ def test_followed_until_a_signal(tmp_path: Path, capsys: pytest.CaptureFixture[s
     merged = Merged({"web": ["sh", "-c", script, str(begun), str(tmp_path / "web")]}, Options())
     merged.past(0)
 
-    def end() -> None:
+    def begin() -> None:
         while not begun.exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    ender = threading.Thread(target=end)
-    ender.start()
-    assert merged.follow() == 128 + signal.SIGTERM
-    ender.join()
+    follow_while(merged, begin)
     assert "--after-cursor=s=1;i=6a" in capsys.readouterr().out
 
 
@@ -165,12 +175,8 @@ def test_a_journal_that_another_boot_goes_on_with_is_opened_until_it_is_read(
         (machines / "web").touch()
         while not (tmp_path / "end").exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    booter = threading.Thread(target=boot)
-    booter.start()
-    assert merged.follow() == 128 + signal.SIGTERM
-    booter.join()
+    follow_while(merged, boot)
     assert [line.split("]: ")[1] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
     # It is not opened again once it was read.
     assert opened.read_text() == "\n" * 5
@@ -208,9 +214,5 @@ def test_one_that_is_no_more_there_while_it_is_awaited_ends_nothing(
         (machines / "web").unlink()
         while merged._awaited:
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    booter = threading.Thread(target=boot)
-    booter.start()
-    assert merged.follow() == 128 + signal.SIGTERM
-    booter.join()
+    follow_while(merged, boot)
