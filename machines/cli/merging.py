@@ -148,12 +148,13 @@ class Merged:
         for name, awaited in list(self._awaited.items()):
             if awaited.at > time.monotonic():
                 continue
-            if not _leader(name) or awaited.read:
+            runs = bool(_leader(name))
+            if not runs or awaited.read:
                 del self._awaited[name]
             else:
                 pause = min(awaited.pause * 2, _SILENT_LONGEST)
                 self._awaited[name] = awaited._replace(at=time.monotonic() + awaited.pause, pause=pause)
-            if _leader(name):
+            if runs:
                 # One that is gone again by now is told of once more when it starts.
                 with suppress(NotFound):
                     self._commands[name] = list(self._command(name))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import check_machine as check_declared
@@ -23,6 +24,7 @@ from machines.operations.execute import execute
 from machines.operations.fleet import make_planned
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
+from machines.operations.records import read_networks
 from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check import check_machine, check_taken
@@ -65,11 +67,7 @@ async def clone(
             async with host.files.fleet_lock():
                 declared = declared_machines(host)
                 like = declared.get(source) or Machine(source, Source("image", source), "")
-                # The copy, but for what its links are: that hangs on what there is.
-                looked_at = machine or _bare_copy(like, name)
-                observed = observe(host, [looked_at], kernel=False)
-                tree_of(source, observed)
-                wanted, left_out = _cloned(like, name, observed), []
+                wanted, left_out = _cloned(like, name, host.facts.links(), read_networks(host)), []
                 if machine is not None:
                     # What it was made of is what the other one was made of; else nobody could make it anew.
                     wanted = replace(
@@ -78,9 +76,9 @@ async def clone(
                 if machine is None:
                     left_out = _left_out(like, wanted)
                 wanted, declaration = as_declared(wanted, host, whole=machine is None)
-                if _apart(wanted, looked_at) != _apart(looked_at, looked_at):
-                    # Defaults of the fleet were added to it.
-                    observed = observe(host, [wanted], kernel=False)
+                # With what the fleet's defaults add to it, which is looked at as well.
+                observed = observe(host, [wanted], kernel=False)
+                tree_of(source, observed)
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")
@@ -257,30 +255,18 @@ def _held(name: str, origin: Origin, observed: Observed) -> str:
     return observed.running.get(name, "") if origin.storage != "btrfs" else ""
 
 
-def _cloned(machine: Machine, name: str, observed: Observed) -> Machine:
+def _cloned(machine: Machine, name: str, links: Container[str], networks: Container[str]) -> Machine:
     """Give the declaration of a copy. Without ports nothing could start it on demand."""
-    links = tuple(_cloned_link(link, machine.name, observed) for link in machine.links)
-    return replace(_bare_copy(machine, name), links=links)
-
-
-def _apart(machine: Machine, other: Machine) -> Machine:
-    """Give a machine with all of another one that makes no difference to what is looked at for a copy."""
-    return replace(
-        machine, links=other.links, source=other.source, checksum=other.checksum, insecure=other.insecure,
-        mirror=other.mirror, origin=other.origin,
-    )  # fmt: skip
-
-
-def _bare_copy(machine: Machine, name: str) -> Machine:
-    own = replace(machine, name=name, origin=own_file(name), group="", publish=(), hostname=None)
+    own_links = tuple(_cloned_link(link, machine.name, links, networks) for link in machine.links)
+    own = replace(machine, name=name, origin=own_file(name), group="", links=own_links, publish=(), hostname=None)
     return replace(own, on_demand=False, idle_stop=None)
 
 
-def _cloned_link(link: Attachment, name: str, observed: Observed) -> Attachment:
+def _cloned_link(link: Attachment, name: str, links: Container[str], networks: Container[str]) -> Attachment:
     """Give a link without what only one machine can have. On a network of others nobody here knows a free address."""
     link = replace(link, mac=None)
     network = link_network(link, name)
-    theirs = network in observed.links and network not in observed.networks and link.kind != "veth"
+    theirs = network in links and network not in networks and link.kind != "veth"
     if link.kind in OUTSIDE or link.vlan is not None or theirs:
         return link
     return replace(link, addresses=(), gateway=None)
