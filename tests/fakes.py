@@ -338,7 +338,7 @@ class FakeHost:
         return "box"
 
     def registered(self) -> dict[str, Any]:
-        return {}
+        return {name: SimpleNamespace(name=name, unit=unit, leader=1) for name, unit in self.running().items()}
 
     def running(self) -> dict[str, str]:
         return {}
@@ -347,7 +347,7 @@ class FakeHost:
         return ()
 
     def inner_links(self, leader: int) -> frozenset[str]:
-        return frozenset()
+        return frozenset({"lo", "host0"})
 
     def os_release(self, *, leader: int | None, tree: str | None) -> dict[str, str]:
         return {"ID": "debian", "VERSION_ID": "13"}

@@ -252,6 +252,10 @@ def journal_links(trees: Iterable[Tree]) -> dict[str, str]:
         leading = [path for path, target in targets.items() if target.startswith(f"{tree.path}/")]
         if not leading and not elsewhere:
             continue
+        if len(leading) == 1:
+            # Most have one at most, and what a guest wrote is not quickly read.
+            found[tree.name] = leading[0]
+            continue
         machine_id = (read_file(tree.path, "/etc/machine-id") or "").strip() if tree.kind != "raw" else ""
         path = f"{JOURNALS}/{machine_id}"
         if leading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from operator import attrgetter
 
 
 class Directories:
@@ -18,7 +19,7 @@ class Directories:
         if directory not in self._read:
             try:
                 with os.scandir(directory) as found:
-                    self._read[directory] = sorted(found, key=_name)
+                    self._read[directory] = sorted(found, key=attrgetter("name"))
             except OSError:
                 self._read[directory] = None
         return self._read[directory]
@@ -77,7 +78,3 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name

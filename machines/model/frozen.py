@@ -19,7 +19,13 @@ else:
 
     def replace(value: Any, /, **changes: object) -> Any:
         """Give a value like this one, but for the changes."""
-        return type(value)(**{**value.__dict__, **changes})
+        made = object.__new__(type(value))
+        mine = made.__dict__
+        mine.update(value.__dict__)
+        mine.update(changes)
+        if len(mine) != len(type(value)._names):
+            raise TypeError(f"{type(value).__name__} has no {', '.join(sorted(changes.keys() - set(made._names)))}")
+        return made
 
     def field(*, default_factory: Callable[[], Any]) -> _New:
         """Give a default that is made anew for each value."""
@@ -57,9 +63,9 @@ else:
             defaults = {field: content.pop(field) for field in fields if field in content}
             for index, field in enumerate(fields):
                 content[field] = property(itemgetter(index))
-            return super().__new__(
-                cls, name, bases, {**content, "_fields": fields, "_field_defaults": defaults, "__match_args__": fields}
-            )
+            content |= {"_fields": fields, "_field_defaults": defaults, "__match_args__": fields}
+            content["_known"] = frozenset(fields)
+            return super().__new__(cls, name, bases, content)
 
     class NamedTuple(tuple, metaclass=_Named):
         """A tuple whose values have names."""
@@ -67,15 +73,14 @@ else:
         __slots__ = ()
 
         def __new__(cls, *words: object, **values: object) -> Any:
-            given = {**dict(zip(cls._fields, words, strict=False)), **values}
-            if len(words) + len(values) != len(given) or not given.keys() <= set(cls._fields):
-                raise TypeError(f"{cls.__name__} has {', '.join(cls._fields)}, and is given {words} {values}")
-            try:
-                return tuple.__new__(
-                    cls, [given[field] if field in given else cls._field_defaults[field] for field in cls._fields]
-                )
-            except KeyError as missing:
-                raise TypeError(f"{cls.__name__} needs {missing}") from None
+            fields = cls._fields
+            if len(words) == len(fields) and not values:
+                return tuple.__new__(cls, words)
+            given = {**dict(zip(fields, words, strict=False)), **values}
+            made = {**cls._field_defaults, **given}
+            if len(words) + len(values) != len(given) or made.keys() != cls._known:
+                raise TypeError(f"{cls.__name__} has {', '.join(fields)}, and is given {words} {values}")
+            return tuple.__new__(cls, [made[field] for field in fields])
 
         def __getnewargs__(self) -> tuple[object, ...]:
             return tuple(self)
@@ -109,13 +114,15 @@ class _Fields:
 
 
 def _init(self: Any, *words: object, **values: object) -> None:
-    names = type(self)._names
-    if len(words) > len(names):
-        raise TypeError(f"{type(self).__name__} takes {len(names)} values")
-    given = dict(zip(names, words, strict=False))
-    if given.keys() & values.keys():
-        raise TypeError(f"{type(self).__name__} is given {', '.join(given.keys() & values.keys())} twice")
-    _init_by_name(self, **given, **values)
+    if words:
+        names = type(self)._names
+        if len(words) > len(names):
+            raise TypeError(f"{type(self).__name__} takes {len(names)} values")
+        for name, word in zip(names, words, strict=False):
+            if name in values:
+                raise TypeError(f"{type(self).__name__} is given {name} twice")
+            values[name] = word
+    _init_by_name(self, **values)
 
 
 def _init_by_name(self: Any, **values: object) -> None:

@@ -147,9 +147,15 @@ def link_network(link: Attachment, name: str) -> str | None:
 
     A zone is a bridge that systemd-nspawn(1) calls vz-ZONE.
     """
-    if link.kind == "veth":
-        return own_link(name)
-    return {"bridge": link.target, "zone": f"vz-{link.target}"}.get(link.kind)
+    match link.kind:
+        case "bridge":
+            return link.target
+        case "zone":
+            return f"vz-{link.target}"
+        case "veth":
+            return own_link(name)
+        case _:
+            return None
 
 
 def _shown(name: str) -> str:

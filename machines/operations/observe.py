@@ -62,7 +62,7 @@ RESOLVED = "systemd-resolved.service"
 _NAT = ("nft", "list", "table", "inet", "machctl")
 
 if TYPE_CHECKING:
-    from machines.host.interfaces import Completed, Host
+    from machines.host.interfaces import Completed, Host, Registered
 
 
 def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None = None) -> Observed:
@@ -87,7 +87,8 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
     unmapped = host.facts.unmapped(there)
     if any(not node.open for node in devices.values()):
         unmapped |= host.facts.unmapped([paths.DEVICE_PLACE], nodes=True)
-    running = host.running()
+    registered = host.registered()
+    running = {name: entry.unit for name, entry in registered.items()}
     files = host.files.read_files((*host.declarations, *_PATTERNS))
     records = read_records(host)
     missing = [machine for machine in machines if machine.name not in trees]
@@ -129,7 +130,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         unmapped=unmapped,
         devices=devices,
         missing_binds=frozenset(path for path in sources if not os.path.lexists(path)),
-        inner_links=_inner_links(host, machines),
+        inner_links=_inner_links(host, machines, registered),
         records=records,
         networks=read_networks(host),
         bases=host.storage.bases(),
@@ -189,9 +190,10 @@ def _listeners(
     return host.facts.listeners() if new else ()
 
 
-def _inner_links(host: Host, machines: list[Machine]) -> dict[str, frozenset[str]]:
+def _inner_links(
+    host: Host, machines: list[Machine], registered: Mapping[str, Registered]
+) -> dict[str, frozenset[str]]:
     """What is there in the network namespaces of machines that run and have one of their own."""
-    registered = host.registered()
     return {
         machine.name: host.inner_links(registered[machine.name].leader)
         for machine in machines

@@ -72,7 +72,10 @@ def _keep(secret: Secret) -> str:
 
 
 def _check_place(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
-    """What of its addresses and ports it cannot have."""
+    """What of its chosen addresses and its ports it cannot have."""
+    # Whether there are free ones planning says.
+    if not machine.publish and not any(link.addresses for link in machine.links):
+        return []
     try:
         placement = place(machine, host)
     except Conflict as error:

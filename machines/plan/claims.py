@@ -9,6 +9,7 @@ from machines.model.frozen import replace
 from machines.model.names import bridge_unit
 from machines.model.observed import Host, Link
 from machines.plan import steps
+from machines.plan.owned import with_record
 from machines.plan.steps import Plan
 from machines.render import paths
 
@@ -21,10 +22,10 @@ def split_claims(plan: Plan) -> tuple[Plan, Plan]:
 
 def with_claims(host: Host, plan: Plan) -> Host:
     """Give ``host`` as it is once the claims of a plan are recorded and the bridges it gives up are gone."""
-    records, networks = dict(host.records), dict(host.networks)
+    records, networks = host.records, dict(host.networks)
     for step in plan:
         if isinstance(step, steps.Claim):
-            records[step.record.name] = step.record
+            records = with_record(records, step.record)
         elif isinstance(step, steps.ClaimNetwork):
             networks[step.network.bridge] = step.network
         elif isinstance(step, steps.RemoveFile):
@@ -40,8 +41,7 @@ def split_shared(plan: Plan) -> tuple[Plan, Plan]:
 
 def _is_shared(step: steps.Step) -> bool:
     if isinstance(step, steps.WriteFile):
-        owner = paths.owner(step.path, step.text)
-        return step.path == paths.NAT_FILE or (owner is not None and owner[0] == "bridge")
+        return step.path == paths.NAT_FILE or paths.is_bridge_file(step.path, step.text)
     if isinstance(step, steps.StartUnit):
         return step.unit.startswith("machctl-bridge@")
     return isinstance(step, (steps.ReloadNetworkd, steps.ReloadNetworkManager))

@@ -254,8 +254,9 @@ def _limits(wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
     if not reason:
         # Of what the kernel does not keep, or not where it can be read, there is only the file to go by.
         path = paths.dropin_file(machine.name)
-        lines = limit_lines(host.files.get(path, ""), have), limit_lines(wanted[path], have)
-        reason = "its limits changed" if lines[0] != lines[1] else ""
+        old, new = host.files.get(path, ""), wanted[path]
+        changed = old != new and limit_lines(old, have) != limit_lines(new, have)
+        reason = "its limits changed" if changed else ""
     return [steps.SetLimits(reason=reason, machine=machine.name, limits=limits)] if reason else []
 
 

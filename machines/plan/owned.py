@@ -14,12 +14,14 @@ from machines.declare.values import parse_publish
 from machines.model.link import Attachment
 from machines.model.machine import Machine
 from machines.model.network import Network
-from machines.model.observed import Host
+from machines.model.observed import Host, Record
 from machines.model.publish import Publish
 from machines.plan.nat import is_loaded
 from machines.render import paths
 
 T = TypeVar("T")
+# Whose the IPv4 and the IPv6 addresses on a bridge are.
+Taken = tuple[Mapping[str, str], Mapping[str, str]]
 
 _WIDE = 64
 
@@ -36,6 +38,10 @@ class _Last(Generic[T]):
             self._of, self._made = of, [make()]
         return self._made[0]
 
+    def put(self, made: T, *of: object) -> None:
+        """Keep what somebody has made of certain objects."""
+        self._of, self._made = of, [made]
+
 
 _files: _Last[dict[tuple[str, str], list[str]]] = _Last()
 _folders: _Last[dict[str, list[str]]] = _Last()
@@ -44,6 +50,7 @@ _chosen: _Last[dict[tuple[object, ...], list[str]]] = _Last()
 _new: _Last[dict[tuple[str, str], Network]] = _Last()
 _own: _Last[set[tuple[int, str]]] = _Last()
 _nat: _Last[bool] = _Last()
+_taken: _Last[Mapping[str, Taken]] = _Last()
 
 
 def owned_files(name: str, files: Mapping[str, str]) -> Sequence[str]:
@@ -101,6 +108,34 @@ def new_network(bridge: str, kind: str, host: Host, make: Callable[[], Network])
     if (bridge, kind) not in made:
         made[bridge, kind] = make()
     return made[bridge, kind]
+
+
+def taken_on(bridge: str, records: Mapping[str, Record]) -> Taken:
+    """Give the machines that have the IPv4 and the IPv6 addresses on a bridge, by address."""
+    return _taken.get(lambda: _by_bridge(records), records).get(bridge, ({}, {}))
+
+
+def with_record(records: Mapping[str, Record], record: Record) -> dict[str, Record]:
+    """Give the records with that of another machine, or with another one of a machine."""
+    changed = {**records, record.name: record}
+    if record.name not in records:
+        # A fleet's machines are planned one after the other, each with the records of those before it.
+        taken = dict(_taken.get(lambda: _by_bridge(records), records))
+        for bridge, (four, six) in _by_bridge({record.name: record}).items():
+            had, had6 = taken.get(bridge, ({}, {}))
+            taken[bridge] = ({**had, **four}, {**had6, **six})
+        _taken.put(taken, changed)
+    return changed
+
+
+def _by_bridge(records: Mapping[str, Record]) -> Mapping[str, Taken]:
+    found: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+    for name, record in records.items():
+        for bridge, address in record.addresses.items():
+            found.setdefault(bridge, ({}, {}))[0][address] = name
+        for bridge, address in record.addresses6.items():
+            found.setdefault(bridge, ({}, {}))[1][address] = name
+    return found
 
 
 def owned_on_links(machine: Machine) -> Iterable[tuple[Attachment, str]]:

@@ -17,7 +17,7 @@ from machines.model.network import PREFIXES, DeclaredNetwork, Network, choose_ad
 from machines.model.observed import Host
 from machines.plan.names import name_servers, search_domain
 from machines.plan.networks import resolve
-from machines.plan.owned import new_network
+from machines.plan.owned import Taken, new_network, taken_on
 from machines.plan.storage import storage_of, uid_of
 from machines.render.placement import Placement
 
@@ -128,7 +128,7 @@ def _address(
     has_all = fits and (fits6 or network.subnet6 is None)
     # What it has nobody else was given.
     used, used6 = _used(bridge, name, host) if link.addresses or not has_all else ({}, {})
-    chosen = {6 if ":" in text else 4: _chosen(text, name, network, used | used6) for text in link.addresses}
+    chosen = {6 if ":" in text else 4: _chosen(text, name, network, {**used, **used6}) for text in link.addresses}
     if 4 in chosen:
         addresses[bridge] = chosen[4]
     elif had and fits:
@@ -147,11 +147,14 @@ def _address(
             addresses6[bridge] = found
 
 
-def _used(bridge: str, name: str, host: Host) -> tuple[dict[str, str], dict[str, str]]:
-    others = [record for record in host.records.values() if record.name != name]
+def _used(bridge: str, name: str, host: Host) -> Taken:
+    """Give what others than machine ``name`` have on a bridge."""
+    taken, taken6 = taken_on(bridge, host.records)
+    if name not in host.records:
+        return taken, taken6
     return (
-        {record.addresses[bridge]: record.name for record in others if bridge in record.addresses},
-        {record.addresses6[bridge]: record.name for record in others if bridge in record.addresses6},
+        {address: other for address, other in taken.items() if other != name},
+        {address: other for address, other in taken6.items() if other != name},
     )
 
 

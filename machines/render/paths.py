@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from machines.model.machine import Publish
 from machines.model.names import mount_unit
@@ -276,11 +277,8 @@ def owner(path: str, text: str) -> tuple[str, str] | None:
         return None
     kind, name = match[1], match[2].rstrip(",;")
     if kind == "machine":
-        own = [settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"]
-        own += [sockets_file(name), sysctl_file(name), probe_file(name), health_dropin(name)]
-        if path.endswith(".mount"):
-            own += [f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name)]
-        mine = path in own or path.startswith((f"{UNIT_DIRECTORY}/{port_prefix(name)}", f"{guest_directory(name)}/"))
+        files, prefixes = _own_paths(name)
+        mine = path in files or path.startswith(prefixes)
     elif kind == "bridge":
         own = [f"{NAT_DIRECTORY}/bridge-{name}.nft", bridge_sysctl_file(name), unmanaged_file(name)]
         mine = path in own or path.startswith(f"{NETWORK_DIRECTORY}/70-machctl-{name}.")
@@ -289,3 +287,18 @@ def owner(path: str, text: str) -> tuple[str, str] | None:
             f"{UNIT_DIRECTORY}/{mount_unit(where)}" for where in (POOL_MOUNT, POOL_DIRECTORY, STORE_DIRECTORY)
         }
     return (kind, name) if mine else None
+
+
+def is_bridge_file(path: str, text: str) -> bool:
+    """Tell whether machctl wrote a file there for a bridge."""
+    # Most of a fleet's files are machines', and need not be looked at any closer.
+    return text.startswith("# machctl: bridge ") and owner(path, text) is not None
+
+
+@cache
+def _own_paths(name: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The files of a machine, and how the paths of others of its files begin."""
+    own = [settings_file(name), dropin_file(name), f"{NAT_DIRECTORY}/machine-{name}.nft"]
+    own += [sockets_file(name), sysctl_file(name), probe_file(name), health_dropin(name)]
+    own += [f"{UNIT_DIRECTORY}/{unit}" for unit in mount_units(name)]
+    return frozenset(own), (f"{UNIT_DIRECTORY}/{port_prefix(name)}", f"{guest_directory(name)}/")

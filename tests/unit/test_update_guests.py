@@ -100,12 +100,12 @@ def test_gc_leaves_a_machine_that_was_started_since_its_update_was_killed() -> N
     host: Any = FakeHost()
     record = paths.update_record("web")
     host.files.write_file(record, write_update(Update("web", UPGRADING, "s", running=True, at=time.time(), since=5)))
-    host.registered = lambda: {"web": SimpleNamespace(leader=7, since_usec=6)}
+    host.registered = lambda: {"web": SimpleNamespace(unit="systemd-nspawn@web.service", leader=7, since_usec=6)}
     reporter = Heard()
     assert asyncio.run(update.finish_updates(host, reporter, dry_run=False)) == ([], {})
     assert "machctl update --interrupted undo web" in reporter.warnings[0]
     assert host.files.read_text(record)
-    host.registered = lambda: {"web": SimpleNamespace(leader=7, since_usec=5)}
+    host.registered = lambda: {"web": SimpleNamespace(unit="systemd-nspawn@web.service", leader=7, since_usec=5)}
     # It is gone about, and there is no tree to bring back here.
     assert "has no tree now" in asyncio.run(update.finish_updates(host, reporter, dry_run=False))[1]["web"].message
     assert host.files.read_text(record)
@@ -116,7 +116,7 @@ def killed(**values: Any) -> Any:
     host: Any = made("web")
     given = {"running": True, "at": time.time(), "since": 5, **values}
     host.files.write_file(paths.update_record("web"), write_update(Update("web", UPGRADING, "s", **given)))
-    host.registered = lambda: {"web": SimpleNamespace(leader=7, since_usec=6)}
+    host.registered = lambda: {"web": SimpleNamespace(unit="systemd-nspawn@web.service", leader=7, since_usec=6)}
     return host
 
 
