@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Jobs and machines over D-Bus as operations want them, and a shell's terminal for whoever sits in front of it."""
+"""Machines over D-Bus as operations want them, and a shell's terminal for whoever sits in front of it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,9 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from machines.host.bus import jobs, machine1
+from machines.host.bus import machine1
 from machines.host.loop import looped
 from machines.host.terminal import forward
-
-
-class Jobs:
-    """machines.host.interfaces.Jobs"""
-
-    async def start(self, unit: str) -> None:
-        """Start a unit and wait."""
-        await looped()
-        await jobs.run_job("StartUnit", unit)
-
-    async def dispatch(self, unit: str) -> str:
-        """Have a unit started and give the job."""
-        await looped()
-        return await jobs.dispatch(unit)
-
-    async def wait_started(self, unit: str, job: str) -> None:
-        """Wait for a job that was dispatched before."""
-        await looped()
-        await jobs.wait_started(unit, job)
-
-    async def stop(self, unit: str) -> None:
-        """Stop a unit and wait."""
-        await looped()
-        await jobs.run_job("StopUnit", unit)
-
-    async def restart(self, unit: str) -> None:
-        """Restart a unit and wait."""
-        await looped()
-        await jobs.run_job("RestartUnit", unit)
 
 
 class Machines:

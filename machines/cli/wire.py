@@ -112,10 +112,10 @@ class RealHost:
 
     @cached_property
     def jobs(self) -> interfaces.Jobs:
-        """systemd's jobs, by dbus-next."""
-        from machines.cli.buses import Jobs
+        """systemd's jobs: by pystemd what takes a moment, by dbus-next what is waited for together."""
+        from machines.cli.jobs import Jobs
 
-        return Jobs()
+        return Jobs(self.units)
 
     @cached_property
     def machines(self) -> interfaces.Machines:
@@ -241,6 +241,10 @@ class Units:
     def run_jobs(self, verb: str, units: Sequence[str]) -> None:
         """Start, stop or restart units and wait."""
         self._manager.run_jobs(verb, units)
+
+    def run_job(self, verb: str, unit: str, *, timeout: float) -> bool:
+        """Start or stop a unit and wait for a moment."""
+        return self._manager.run_job(verb, unit, timeout=timeout)
 
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
         """Wait for a job that was dispatched."""

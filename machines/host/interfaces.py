@@ -281,6 +281,9 @@ class Units(Protocol):
     def run_jobs(self, verb: str, units: Sequence[str]) -> None:
         """Start, stop or restart units and wait for all, where that takes moments only. Raises CommandFailed."""
 
+    def run_job(self, verb: str, unit: str, *, timeout: float) -> bool:
+        """Start or stop a unit and wait; False where that takes longer than ``timeout`` seconds, and goes on."""
+
     def dispatch(self, verb: str, unit: str) -> None: ...
     def freeze(self, unit: str) -> None: ...
     def thaw(self, unit: str) -> None: ...

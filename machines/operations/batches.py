@@ -7,6 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError
+from machines.model.frozen import replace
 from machines.operations.execute import execute
 from machines.operations.reporter import Reporter
 from machines.plan import steps
@@ -61,7 +62,7 @@ class Batches:
         wanted = self._steps.pop(key)
         units = tuple(step.unit for step in wanted if isinstance(step, (steps.EnableUnit, steps.DisableUnit)))
         if not units:
-            await execute(wanted[:1], self._host, reporter=Reporter())
+            await execute([_for_all(wanted)], self._host, reporter=Reporter())
         elif isinstance(wanted[0], steps.EnableUnit):
             self._host.units.enable([*units, "machines.target"])
             self._changed = True
@@ -73,3 +74,12 @@ class Batches:
         """Have systemd know what starts at boot from now on: no machine waits for that, and one time does for all."""
         if self._changed:
             self._host.units.reload()
+
+
+def _for_all(wanted: Plan) -> Step:
+    """Give the step that does for all of these: for units that systemd may have forgotten, if it has any of them."""
+    first = wanted[0]
+    if not isinstance(first, steps.ReloadUnits):
+        return first
+    found = [step.units for step in wanted if isinstance(step, steps.ReloadUnits)]
+    return replace(first, units=tuple(unit for units in found for unit in units) if all(found) else ())

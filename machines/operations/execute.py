@@ -121,7 +121,8 @@ def _do_at_once(step: Step, host: Host) -> None:
         case steps.RemoveFile():
             host.files.remove_file(step.path)
         case steps.ReloadUnits():
-            host.units.reload()
+            if not step.units or host.units.states(step.units):
+                host.units.reload()
         case steps.ReloadNetworkd():
             host.units.reload_networkd()
         case steps.OpenPorts():

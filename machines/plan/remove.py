@@ -107,7 +107,9 @@ def plan_remove(
     # Whoever was killed at this may have removed the files and told nobody.
     again = record is not None and record.intent == "remove" and machine_unit(name) in host.loaded
     if again or any(paths.unit_of(path) in host.loaded for path in units):
-        plan.append(steps.ReloadUnits(reason="unit files changed", machine=name))
+        # The unit of a machine goes with it; what a target wants stays.
+        forgotten = (machine_unit(name),) if all(paths.unit_of(path) == machine_unit(name) for path in units) else ()
+        plan.append(steps.ReloadUnits(reason="unit files changed", machine=name, units=forgotten))
     if record:
         # The record goes last of what is the machine's: as long as it is there, a killed run can be finished.
         plan.append(steps.RemoveFile(reason=reason, machine=name, path=paths.machine_record(name)))

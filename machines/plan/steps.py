@@ -266,7 +266,12 @@ class RemoveFile(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class ReloadUnits(Step):
-    """Make systemd read its unit files again (org.freedesktop.systemd1.Manager.Reload)."""
+    """Make systemd read its unit files again (org.freedesktop.systemd1.Manager.Reload).
+
+    With ``units`` only if it still has one of these by then: those of a machine it forgets when that stops.
+    """
+
+    units: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "reload systemd"

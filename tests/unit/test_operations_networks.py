@@ -200,26 +200,26 @@ def test_resolved_is_restarted_when_networks_change_and_never_else() -> None:
     host = FakeHost()
     host.active.add(RESOLVED)
     create(host, web())
-    assert host.done.count(f"restart {RESOLVED}") == 1
+    assert host.done.count(f"reload-or-restart {RESOLVED}") == 1
     assert "DNSStubListenerExtra=" in host.files.texts[paths.RESOLVER_FILE]
     create(host, web("db", publish=()))
-    assert host.done.count(f"restart {RESOLVED}") == 1
+    assert host.done.count(f"reload-or-restart {RESOLVED}") == 1
     for name in ("web", "db"):
         asyncio.run(remove(name, host, REPORTER, force=False, dry_run=False))
-    assert host.done.count(f"restart {RESOLVED}") == 2
+    assert host.done.count(f"reload-or-restart {RESOLVED}") == 2
     assert nothing_left(host)
 
 
 def test_resolved_that_a_killed_run_did_not_restart_is_restarted() -> None:
     host = FakeHost()
     host.active.add(RESOLVED)
-    host.failing.add(f"restart {RESOLVED}")
+    host.failing.add(f"reload-or-restart {RESOLVED}")
     with pytest.raises(MachctlError):
         make(host)
     host.failing.clear()
     apply(host)
     enabled(host)
-    assert host.done.count(f"restart {RESOLVED}") == 2
+    assert host.done.count(f"reload-or-restart {RESOLVED}") == 2
     assert planned(host) == {}
     assert paths.RESOLVER_PENDING not in host.files.texts
 

@@ -91,12 +91,12 @@ class SystemdManager:
         self._call(f"{verb} {unit}", f"{verb.capitalize()}Unit", "ss", unit, "replace")
 
     def run_jobs(self, verb: str, units: Sequence[str]) -> None:
-        """Start, stop or restart units (StartUnit and so on) and wait for all, for what takes moments only.
+        """Start, stop, restart or reload-or-restart units (StartUnit and so on) and wait, for what takes moments only.
 
         Raises CommandFailed for the first that failed, TimedOut after 90 s.
         """
         ended = self._followed()
-        member = f"{verb.capitalize()}Unit"
+        member = f"{verb.title().replace('-', '')}Unit"
         jobs = {unit: str(self._call(f"{verb} {unit}", member, "ss", unit, "replace")) for unit in units}
         if not self._wait(lambda: ended.keys() >= set(jobs.values()), CALL_TIMEOUT):
             raise TimedOut(f"{verb} {' '.join(units)} took longer than {CALL_TIMEOUT} seconds")
@@ -104,6 +104,22 @@ class SystemdManager:
             if ended[job] not in {"done", "skipped"}:
                 kind = Canceled if ended[job] == "canceled" else CommandFailed
                 raise kind(f"{verb} {unit}: the job ended as {ended[job]}", hint=f"journalctl -u {unit} says more")
+
+    def run_job(self, verb: str, unit: str, *, timeout: float) -> bool:
+        """Start or stop a unit and wait; False where that is not done after ``timeout`` seconds, and goes on.
+
+        Raises as machines.host.bus.jobs.run_job() does.
+        """
+        ended, doing = self._followed(), f"{verb} {unit}"
+        job = str(self._call(doing, f"{verb.title()}Unit", "ss", unit, "replace"))
+        if not self._wait(lambda: job in ended, timeout):
+            return False
+        result = ended[job]
+        if result == "failed" and verb != "stop":
+            result = str(self.unit_property(unit, SERVICE_UNIT, "Result", "s"))
+        if result != "done":
+            raise job_failed(doing, unit, result)
+        return True
 
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
         """Wait for a job of start(), listening to JobRemoved; False after ``timeout`` seconds. Signals interrupt it.
