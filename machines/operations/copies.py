@@ -66,6 +66,7 @@ async def clone(
         async with host.files.wait_lock(machine_lock(source)):
             async with host.files.fleet_lock():
                 declared = declared_machines(host)
+                tree_of(source, Observed(trees=host.pool.trees()))
                 like = declared.get(source) or Machine(source, Source("image", source), "")
                 wanted, left_out = _cloned(like, name, host.facts.links(), read_networks(host)), []
                 if machine is not None:
@@ -78,7 +79,6 @@ async def clone(
                 wanted, declaration = as_declared(wanted, host, whole=machine is None)
                 # With what the fleet's defaults add to it, which is looked at as well.
                 observed = observe(host, [wanted], kernel=False)
-                tree_of(source, observed)
                 settings = settings_file(source)
                 if source not in declared and settings in observed.files:
                     left_out.append(f"the settings in {settings}")

@@ -69,7 +69,8 @@ async def create(
             raise_all(check_new(machine, observed, declared_machines(host), None))
             why = "asked for" if archive else "asked for anew" if fresh else "none is kept that was made like this"
             plan.append(steps.MakeBase(reason=why, machine=machine.name, declared=made_of, fresh=fresh))
-            made = plan_machine(machine, observed, declaration=declaration)
+            networks, observed = plan_needed(machine, observed)
+            made = networks + plan_machine(machine, observed, declaration=declaration)
             if dry_run:
                 return plan + made
             reporter.step(plan[0])

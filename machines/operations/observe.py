@@ -194,11 +194,13 @@ def _inner_links(
     host: Host, machines: list[Machine], registered: Mapping[str, Registered]
 ) -> dict[str, frozenset[str]]:
     """What is there in the network namespaces of machines that run and have one of their own."""
-    return {
+    found = {
         machine.name: host.inner_links(registered[machine.name].leader)
         for machine in machines
         if machine.name in registered and machine.network != "host"
     }
+    # Each has a loopback at least, but for one that has ended by now.
+    return {name: links for name, links in found.items() if links}
 
 
 def _limits(host: Host, machines: list[Machine], running: dict[str, str]) -> dict[str, dict[str, float | None]]:

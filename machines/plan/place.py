@@ -149,13 +149,10 @@ def _address(
 
 def _used(bridge: str, name: str, host: Host) -> Taken:
     """Give what others than machine ``name`` have on a bridge."""
-    taken, taken6 = taken_on(bridge, host.records)
-    if name not in host.records:
-        return taken, taken6
-    return (
-        {address: other for address, other in taken.items() if other != name},
-        {address: other for address, other in taken6.items() if other != name},
-    )
+    if name in host.records:
+        # An address of its own may be that of another one as well, by a record that somebody copied.
+        return taken_on(bridge, {other: record for other, record in host.records.items() if other != name})
+    return taken_on(bridge, host.records)
 
 
 def _chosen(text: str, name: str, network: Network, used: Mapping[str, str]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from acting import REPORTER, Meanwhile, Once, apply, create, declare, nothing_left, see, web
 from fakes import FakeHost
-from machines.declare.fleet import own_file
+from machines.declare.fleet import FLEET_FILE, own_file
 from machines.declare.values import parse_publish
 from machines.errors import CommandFailed, Conflict, InvalidFile, MachctlError, NotFound
 from machines.model.base import Payload
@@ -116,6 +117,28 @@ def test_a_name_that_is_taken_changes_nothing() -> None:
     with pytest.raises(Conflict, match="exists already"):
         create(host, web())
     assert host.files.texts == before
+
+
+def test_that_addresses_have_run_out_is_said_before_minutes_are_spent_on_a_base() -> None:
+    host = FakeHost()
+    host.subnets["lan"] = (IPv4Network("0.0.0.0/1"), None)
+    host.subnets["wan"] = (IPv4Network("128.0.0.0/1"), None)
+    with pytest.raises(Conflict, match="no free"):
+        create(host, machine("web", bridges=("br0",)))
+    assert host.done == []
+    # One of its own it has.
+    host.files.texts[FLEET_FILE] = "[networks.br0]\nsubnet = '100.64.3.0/24'\n"
+    private = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+    host.subnets = {f"vpn{number}": (IPv4Network(subnet), None) for number, subnet in enumerate(private)}
+    create(host, machine("web", bridges=("br0",)))
+
+
+def test_a_machine_that_ends_while_it_is_looked_at_lacks_no_links() -> None:
+    host = FakeHost()
+    create(host, web(publish=()))
+    host.running = lambda: {"web": "systemd-nspawn@web.service"}  # type: ignore[method-assign]
+    host.inner_links = lambda leader: frozenset()  # type: ignore[method-assign]
+    assert fleetplan.fleet_plan([], host, verb="plan").plans == {"web": [], "": []}
 
 
 def test_a_dry_run_changes_nothing() -> None:

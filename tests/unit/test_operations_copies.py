@@ -90,6 +90,12 @@ def test_copy_is_checked_with_what_the_fleet_has_for_all(host: FakeHost, tmp_pat
         clone(host, machine("two", origin=own_file("two"), source=Source("machine", "web")))
 
 
+def test_what_cannot_be_a_machine_is_not_there(host: FakeHost) -> None:
+    host.files.texts[FLEET_FILE] = "[defaults]\nmemory = '1G'\n"
+    with pytest.raises(NotFound, match="no machine No such"):
+        asyncio.run(copies.clone("No such", "two", host, REPORTER, dry_run=True))
+
+
 @pytest.mark.parametrize("resolved", [False, True])
 def test_tree_that_is_restored_gets_the_names_of_now(host: FakeHost, *, resolved: bool) -> None:
     create(host, web())

@@ -26,7 +26,7 @@ RECORDS = st.builds(
 def test_addresses_are_those_of_the_records(changes: list[Record]) -> None:
     records: dict[str, Record] = {}
     for number, change in enumerate(changes):
-        # No two machines have the same address.
+        # No two machines have the same address here.
         own = record(change.name, dict.fromkeys(change.addresses, 2 + number))
         before, records = records, with_record(records, own)
         assert before.get(own.name) is not own
