@@ -66,7 +66,7 @@ def run_(
     try:
         try:
             making = fleet.create(machine, host, progress, intent=intent, command=command, user=user)
-            run(making, timeout=options.timeout, what=f"run {source}")
+            run(making, timeout=options.timeout, what=f"run {source}", quick=True)
         finally:
             progress.clear()
         made = True
