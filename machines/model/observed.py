@@ -125,3 +125,7 @@ class Host:
     loaded: frozenset[str] = frozenset()
     disks: Mapping[str, int] = field(default_factory=dict)
     snapshots: Mapping[str, tuple[Snapshot, ...]] = field(default_factory=dict)
+
+    def declares(self, origin: str) -> bool:
+        """Tell whether what is to be there is said in that file: what others say is left alone."""
+        return origin == self.declared_in if self.declared_in else origin.startswith("/etc/machctl/")

@@ -124,7 +124,7 @@ def fleet_plan(
         # Without a base there is nothing to make these of, and their errors have been kept.
         machines = [machine for machine in machines if machine.name not in needy or machine.name in bases]
     raise_all(_errors(machines, needy, observed, declared, found))
-    made, view = plan_declared(machines if names else None, observed)
+    made, view = plan_declared(machines, observed, whole=not names)
     plans |= {name: with_kinds("", plan, observed, kind=LIVE) for name, plan in made.items()}
     stale, recreated = [], []
     for machine in machines:
@@ -272,7 +272,7 @@ def _undeclared(observed: Observed, declared: Mapping[str, Machine]) -> list[str
         return []
     from machines.plan.prune import undeclared
 
-    return undeclared(observed, declared, [observed.declared_in or "/etc/machctl/"])
+    return undeclared(observed, declared)
 
 
 def _plan_prune(names: list[str], observed: Observed, host: Host, *, purge: bool) -> tuple[Plans, Observed]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from machines.declare.fleet import DECLARATIONS
 from machines.declare.links import OUTSIDE
 from machines.errors import MachctlError, NotPermitted
 from machines.model.machine import Machine
@@ -89,7 +90,8 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         unmapped |= host.facts.unmapped([paths.DEVICE_PLACE], nodes=True)
     registered = host.registered()
     running = {name: entry.unit for name, entry in registered.items()}
-    files = host.files.read_files((*host.declarations, *_PATTERNS))
+    # With a file in their place, the host's own declarations still say what its networks are.
+    files = host.files.read_files(dict.fromkeys((*host.declarations, *DECLARATIONS, *_PATTERNS)))
     records = read_records(host)
     missing = [machine for machine in machines if machine.name not in trees]
     return Observed(

@@ -25,23 +25,25 @@ def plan_needed(machine: Machine, observed: Observed) -> tuple[Plan, Observed]:
     return [step for plan in plans.values() for step in plan], view
 
 
-def plan_declared(machines: Iterable[Machine] | None, observed: Observed) -> tuple[dict[str, Plan], Observed]:
-    """Give the plans of the networks that ``machines`` are on, of all where that is None, and the host after them.
+def plan_declared(
+    machines: Iterable[Machine], observed: Observed, *, whole: bool = False
+) -> tuple[dict[str, Plan], Observed]:
+    """Give the plans of the networks that ``machines`` are on, and the host after them.
 
-    Raises Conflict and InvalidFile for networks that cannot be as they are declared, and Conflict where others than
-    ``machines`` would lose their addresses.
+    With ``whole`` of all as well that the files which count declare, or no longer do. Raises Conflict and InvalidFile
+    for networks that cannot be as they are declared, and Conflict where others than ``machines`` would lose their
+    addresses by a network that is not among the latter.
     """
-    declared = networks_in(observed)
+    declared, chosen = networks_in(observed), list(machines)
     plans: dict[str, Plan] = {}
-    chosen = None if machines is None else list(machines)
-    if chosen is None:
-        names = list(declared)
+    own = [name for name, network in declared.items() if observed.declares(network.origin)] if whole else []
+    if whole:
         plans = {NETWORK + name: plan for name, plan in plan_undeclared(declared, observed).items()}
-    else:
-        names = [name for name in dict.fromkeys(b for each in chosen for b in each.bridges) if name in declared]
+    on = [name for name in dict.fromkeys(b for each in chosen for b in each.bridges) if name in declared]
+    names = list(dict.fromkeys([*own, *on]))
     raise_all(check_networks(declared, observed, names))
-    if chosen is not None:
-        raise_all(_left_behind(declared, observed, names, {each.name for each in chosen}))
+    others = [name for name in on if name not in own]
+    raise_all(_left_behind(declared, observed, others, {each.name for each in chosen}))
     plans |= {NETWORK + name: plan for name, plan in plan_networks(declared, observed, names).items()}
     view = observed
     for plan in plans.values():
@@ -78,13 +80,15 @@ def recorded_on(name: str, observed: Observed) -> set[str]:
 
 def networks_in(observed: Observed) -> dict[str, DeclaredNetwork]:
     """Give the networks that the host's files declare. Raises InvalidFile for a declaration that is none."""
-    prefixes = ("/etc/machctl/", observed.declared_in or "//")
-    files = {path: text for path, text in observed.files.items() if path.startswith(prefixes)}
+    theirs = {path: text for path, text in observed.files.items() if path.startswith("/etc/machctl/")}
+    own = {path: theirs.pop(path, "") or observed.files.get(path, "") for path in [observed.declared_in] if path}
     # To most there is none, and they need not wait for what reads them.
-    if not any("networks" in text for text in files.values()):
+    if not any("networks" in text for text in (*theirs.values(), *own.values())):
         return {}
     from machines.declare.networks import parse_networks
 
-    declared, errors = parse_networks(files)
-    raise_all(errors)
-    return declared
+    # The file that is taken in the place of the others may say of a network of theirs what it is now.
+    declared, errors = parse_networks(theirs)
+    mine, wrong = parse_networks(own)
+    raise_all([*errors, *wrong])
+    return {**declared, **mine}

@@ -148,7 +148,7 @@ def plan_undeclared(declared: Mapping[str, DeclaredNetwork], host: Host) -> dict
     """
     plans: dict[str, Plan] = {}
     for name, network in host.networks.items():
-        if name in declared:
+        if name in declared or (network.origin and not host.declares(network.origin)):
             continue
         plan: Plan = []
         reason = "it is no longer declared"

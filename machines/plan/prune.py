@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from machines.model.frozen import replace
 from machines.model.machine import Machine
@@ -25,25 +25,16 @@ def residue(record: Record) -> Record:
     return Record(record.name, uid=record.uid, intent=PRUNED)
 
 
-def undeclared(host: Host, declared: Mapping[str, Machine], origins: Collection[str]) -> list[str]:
-    """Name the machines that machctl made of a declaration in one of the files ``origins``, where it is no more.
-
-    An origin that ends in a slash stands for all files below it.
-    """
+def undeclared(host: Host, declared: Mapping[str, Machine]) -> list[str]:
+    """Name the machines that machctl made of a declaration in one of the files that count, where it is no more."""
     return sorted(
         name
         for name, record in host.records.items()
         if name not in declared
         and (record.intent == PRUNED or not record.intent)
         and (name in host.trees or record != residue(record))
-        and (
-            record.intent == PRUNED or _is_of(paths.declared_in(host.files.get(paths.settings_file(name), "")), origins)
-        )
+        and (record.intent == PRUNED or host.declares(paths.declared_in(host.files.get(paths.settings_file(name), ""))))
     )
-
-
-def _is_of(origin: str, origins: Collection[str]) -> bool:
-    return any(origin == each or (each.endswith("/") and origin.startswith(each)) for each in origins)
 
 
 def plan_prune(name: str, host: Host, *, origin: Origin | None, snapshot: str, now: float) -> Plan:

@@ -18,6 +18,7 @@ from machines.model.machine import Machine
 from machines.operations import applying
 from machines.operations.declared import other_file
 from machines.operations.ports import list_ports
+from machines.operations.records import read_networks
 from machines.render import paths
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -89,3 +90,49 @@ def test_one_that_its_file_no_longer_declares_is_not_changed(host: Any, monkeypa
 def test_one_that_is_declared_on_the_host_is_none_of_a_file(host: Any) -> None:
     host.files.texts["/etc/machctl/fleet.d/web.toml"] = TEXT
     assert other_file("web", host) == ""
+
+
+PRIVATE = "[networks.priv]\nsubnet = '10.61.0.0/24'\nmode = 'isolated'\nmtu = 1400\n"
+
+
+def given(host: Any, *names: str) -> None:
+    """Apply all that one file declares, or all that the host's own do."""
+    usual = host.declarations
+    host.declarations = names or usual
+    assert asyncio.run(applying.apply([], host, REPORTER))[1] == {}
+    host.declarations = usual
+
+
+def test_networks_of_others_stay_what_those_say() -> None:
+    host: Any = FakeHost()
+    host.files.texts["/etc/machctl/fleet.toml"] = PRIVATE
+    given(host)
+    before = read_networks(host)["priv"]
+    assert (before.mode, before.mtu, before.origin) == ("isolated", 1400, "/etc/machctl/fleet.toml")
+    # One file has a machine on it, the other none; and each has a network of its own.
+    host.files.texts["/srv/on.toml"] = "[machines.web]\nsource = 'debian'\nbridges = ['priv', 'one']\n[networks.one]\n"
+    host.files.texts["/srv/off.toml"] = "[machines.db]\nsource = 'debian'\nbridges = ['two']\n[networks.two]\n"
+    for files in (("/srv/on.toml",), ("/srv/off.toml",), ()):
+        given(host, *files)
+        networks = read_networks(host)
+        assert networks["priv"] == before
+        assert networks["one"].origin == "/srv/on.toml"
+        given(host, *files)
+        assert read_networks(host) == networks
+    assert networks["two"].origin == "/srv/off.toml"
+    # What a file itself no longer declares goes.
+    host.files.texts["/srv/on.toml"] = "[machines.web]\nsource = 'debian'\nbridges = ['priv', 'one']\n"
+    given(host, "/srv/on.toml")
+    assert [read_networks(host)[name].origin for name in ("one", "two")] == ["", "/srv/off.toml"]
+
+
+def test_a_network_that_is_not_there_yet_becomes_what_the_host_says() -> None:
+    host: Any = FakeHost()
+    host.files.texts["/etc/machctl/fleet.toml"] = PRIVATE
+    host.files.texts["/srv/on.toml"] = "[machines.web]\nsource = 'debian'\nbridges = ['priv']\n"
+    given(host, "/srv/on.toml")
+    assert read_networks(host)["priv"].mode == "isolated"
+    # What the file says itself counts more.
+    host.files.texts["/srv/on.toml"] += PRIVATE.replace("1400", "1300")
+    given(host, "/srv/on.toml")
+    assert (read_networks(host)["priv"].mtu, read_networks(host)["priv"].origin) == (1300, "/srv/on.toml")
