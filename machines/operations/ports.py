@@ -81,7 +81,12 @@ def list_ports(host: Host, name: str | None = None) -> list[dict[str, object]]:
     declared = {**{record.name: _as_made(record, host) for record in records.values()}, **declared}
     if name is not None and name not in declared:
         raise NotFound(f"machine {name} is not declared", hint="machctl list shows which machines are")
-    machines = [machine for machine in declared.values() if machine.publish and name in {None, machine.name}]
+    opened = {owner: tuple(map(parse_publish, record.ports)) for owner, record in records.items()}
+    machines = [
+        machine
+        for machine in declared.values()
+        if (machine.publish or opened.get(machine.name)) and name in {None, machine.name}
+    ]
     if not machines:
         return []
     networks, running = read_networks(host), host.running()
@@ -96,9 +101,16 @@ def list_ports(host: Host, name: str | None = None) -> list[dict[str, object]]:
             addresses6=record.addresses6,
             ipv6_loopback=ipv6,
         )
-        for port in machine.publish:
+        have = opened.get(machine.name, ())
+        for port in dict.fromkeys([*machine.publish, *have]):
             active = states.get(paths.port_unit(machine.name, port, "socket")) == "active"
-            rows.append(_row(port, machine, placement, running=machine.name in running, listening=active))
+            row = _row(port, machine, placement, running=machine.name in running, listening=active)
+            if port not in have:
+                why = [f"all: it is not open yet (machctl apply {machine.name})"]
+                row |= {"state": "closed", "kernel": [], "proxy": [], "not": why}
+            elif port not in machine.publish:
+                row["not"] = [f"it is no longer declared (machctl apply {machine.name} closes it)"]
+            rows.append(row)
     return rows
 
 

@@ -136,3 +136,20 @@ def test_a_network_that_is_not_there_yet_becomes_what_the_host_says() -> None:
     host.files.texts["/srv/on.toml"] += PRIVATE.replace("1400", "1300")
     given(host, "/srv/on.toml")
     assert (read_networks(host)["priv"].mtu, read_networks(host)["priv"].origin) == (1300, "/srv/on.toml")
+
+
+def test_ports_are_what_answers_and_not_what_a_file_says_by_now() -> None:
+    host: Any = FakeHost()
+    host.running = lambda: {"web": "systemd-nspawn@web.service"}
+    own = "/etc/machctl/fleet.d/web.toml"
+    host.files.texts[own] = "[machines.web]\nsource = 'debian'\nbridges = ['br0']\npublish = ['1800:80']\n"
+    given(host)
+    host.active.add("machctl-port-web_1800.socket")
+    host.files.texts[own] = host.files.texts[own].replace("1800:80", "1900:80")
+    new, old = list_ports(host)
+    assert (new["port"], new["state"], new["kernel"]) == ("1900", "closed", [])
+    assert new["not"] == ["all: it is not open yet (machctl apply web)"]
+    assert (old["port"], old["state"]) == ("1800", "open")
+    assert old["not"] == ["it is no longer declared (machctl apply web closes it)"]
+    host.files.texts[own] = host.files.texts[own].replace("publish = ['1900:80']\n", "")
+    assert [row["port"] for row in list_ports(host, "web")] == ["1800"]
