@@ -19,6 +19,7 @@ from machines.declare.fleet import own_file
 from machines.errors import InvalidValue, MachctlError
 from machines.operations.adopt import Adoption
 from machines.operations.inspect import expand
+from machines.plan import steps
 
 
 def adopt(
@@ -91,6 +92,10 @@ def _show(done: list[Adoption], options: Options, *, described: bool) -> None:
             note(f"  what others wrote is kept: {os.path.dirname(each.kept[0])}")
         if each.restart:
             note(f"  it runs on as it did; what is new counts from its next start on: machctl restart {each.name}")
+            if any(isinstance(step, steps.OpenPorts) for step in each.plan):
+                note(
+                    "  until then its published ports may lead nowhere: they lead to the address that it has from then on"
+                )
 
 
 def eject(
