@@ -20,7 +20,7 @@ from machines.declare.fleet import DECLARATIONS
 from machines.errors import CommandFailed, Conflict, MachctlError, NotFound
 from machines.host.interfaces import Progress, SourceRequest
 from machines.model.base import Base, Payload
-from machines.model.observed import Link
+from machines.model.observed import Link, Listener
 from machines.model.tree import Tree
 from machines.operations.records import read_networks
 from machines.render import paths
@@ -290,7 +290,7 @@ class FakeHost:
             routes6=lambda: {subnet: bridge for bridge, (_, subnet) in self.subnets.items() if subnet},
             machine_id=lambda: "b4c5",
             ipv6_enabled=lambda: True,
-            listeners=lambda: (),
+            listeners=self._resolver,
             dns=lambda: ("10.0.2.3",),
             local_dns=lambda: "",
             ipv6_loopback=lambda: True,
@@ -325,7 +325,12 @@ class FakeHost:
             disable=lambda units: self.call(f"disable {units[0]}"),
             thaw=lambda unit: self.call(f"thaw {unit}"),
         )
-        self.jobs: Any = SimpleNamespace(start=self._job("start"), stop=self._job("stop"), restart=self._job("restart"))
+        self.jobs: Any = SimpleNamespace(
+            start=self._job("start"),
+            stop=self._job("stop"),
+            restart=self._job("restart"),
+            reload=self._job("reload-or-restart"),
+        )
         self.machines: Any = None
         self.archives: Any = None
         self.upkeep: Any = None
@@ -333,6 +338,12 @@ class FakeHost:
 
     def booted(self) -> bool:
         return True
+
+    def _resolver(self) -> tuple[Listener, ...]:
+        lines = self.files.texts.get(paths.RESOLVER_FILE, "").splitlines()
+        return tuple(
+            Listener(line.partition("=")[2], 53, "udp") for line in lines if line.startswith("DNSStubListenerExtra=")
+        )
 
     def hostname(self) -> str:
         return "box"

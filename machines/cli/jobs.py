@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from machines.host.loop import looped
 
 if TYPE_CHECKING:
     from machines.host import interfaces
 
+Verb = Literal["start", "stop", "reload-or-restart"]
+_METHODS: dict[Verb, Literal["StartUnit", "StopUnit", "ReloadOrRestartUnit"]] = {
+    "start": "StartUnit", "stop": "StopUnit", "reload-or-restart": "ReloadOrRestartUnit",
+}  # fmt: skip
 # Asyncio and dbus-next take a tenth of a second to import, and a bridge is up in that time. What takes longer can be
 # interrupted from then on (machines.cli.running.run).
 _MOMENT = 1.0
@@ -24,12 +28,7 @@ class Jobs:
 
     async def start(self, unit: str) -> None:
         """Start a unit and wait."""
-        if not self._done_at_once("start", unit):
-            await looped()
-            from machines.host.bus import jobs
-
-            # systemd has one job for both calls.
-            await jobs.run_job("StartUnit", unit)
+        await self._run("start", unit)
 
     async def dispatch(self, unit: str) -> str:
         """Have a unit started and give the job."""
@@ -47,11 +46,11 @@ class Jobs:
 
     async def stop(self, unit: str) -> None:
         """Stop a unit and wait."""
-        if not self._done_at_once("stop", unit):
-            await looped()
-            from machines.host.bus import jobs
+        await self._run("stop", unit)
 
-            await jobs.run_job("StopUnit", unit)
+    async def reload(self, unit: str) -> None:
+        """Reload a unit, or restart one that cannot, and wait."""
+        await self._run("reload-or-restart", unit)
 
     async def restart(self, unit: str) -> None:
         """Restart a unit and wait."""
@@ -60,9 +59,15 @@ class Jobs:
 
         await jobs.run_job("RestartUnit", unit)
 
-    def _done_at_once(self, verb: str, unit: str) -> bool:
-        """Start or stop a unit, and tell whether that is done after a moment; not where others want their turn."""
-        return not _in_loop() and self._units.run_job(verb, unit, timeout=_MOMENT)
+    async def _run(self, verb: Verb, unit: str) -> None:
+        # Where others want their turn nobody waits without the loop.
+        job = None if _in_loop() else self._units.run_job(verb, unit, timeout=_MOMENT)
+        if job == "":
+            return
+        await looped()
+        from machines.host.bus import jobs
+
+        await (jobs.wait(verb, unit, job) if job else jobs.run_job(_METHODS[verb], unit))
 
 
 def _in_loop() -> bool:

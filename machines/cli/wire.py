@@ -242,8 +242,8 @@ class Units:
         """Start, stop or restart units and wait."""
         self._manager.run_jobs(verb, units)
 
-    def run_job(self, verb: str, unit: str, *, timeout: float) -> bool:
-        """Start or stop a unit and wait for a moment."""
+    def run_job(self, verb: str, unit: str, *, timeout: float) -> str:
+        """Start, stop or reload a unit and wait for a moment."""
         return self._manager.run_job(verb, unit, timeout=timeout)
 
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:

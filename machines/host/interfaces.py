@@ -281,8 +281,8 @@ class Units(Protocol):
     def run_jobs(self, verb: str, units: Sequence[str]) -> None:
         """Start, stop or restart units and wait for all, where that takes moments only. Raises CommandFailed."""
 
-    def run_job(self, verb: str, unit: str, *, timeout: float) -> bool:
-        """Start or stop a unit and wait; False where that takes longer than ``timeout`` seconds, and goes on."""
+    def run_job(self, verb: str, unit: str, *, timeout: float) -> str:
+        """Start, stop or reload a unit and wait; the job, if that takes longer than ``timeout`` seconds."""
 
     def dispatch(self, verb: str, unit: str) -> None: ...
     def freeze(self, unit: str) -> None: ...
@@ -306,6 +306,8 @@ class Jobs(Protocol):
     async def wait_started(self, unit: str, job: str) -> None: ...
     async def stop(self, unit: str) -> None: ...
     async def restart(self, unit: str) -> None: ...
+    async def reload(self, unit: str) -> None:
+        """Reload a unit, or restart one that cannot."""
 
 
 class Machines(Protocol):

@@ -97,7 +97,7 @@ def remove_link(name: str) -> None:
 
     done = run(["ip", "link", "delete", "dev", name], check=False)
     if done.returncode and os.path.exists(f"/sys/class/net/{name}"):
-        why = done.stderr.strip().removeprefix("RTNETLINK answers: ")
+        why = done.stderr.strip().removeprefix("RTNETLINK answers: ") or "ip said nothing"
         raise MachctlError(f"link {name} could not be removed: {why}", hint=f"ip link del {name}")
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from machines.model.observed import Record
 
 _LOCK = "names"
+_DNS = 53
 
 
 async def keep_names(host: Host) -> None:
@@ -54,9 +57,21 @@ async def keep_resolver(host: Host) -> None:
         if running:
             # Several networks in a row are no crash loop: systemd starts nothing six times in ten seconds by itself.
             host.units.reset_failed(RESOLVED)
-            # One that can (systemd 256 and later) reads its files again and goes on answering: a seventh of the time.
-            host.units.run_jobs("reload-or-restart", [RESOLVED])
+            gateways = {gateway for network in networks.values() if network.dns for gateway in network.gateways}
+            await _reread(gateways, host)
         host.files.remove_file(paths.RESOLVER_PENDING)
+
+
+async def _reread(gateways: Set[str], host: Host) -> None:
+    """Have resolved read its files again, and answer at ``gateways``: where it can it goes on answering meanwhile."""
+    # systemd would make a start that is under way a reload, and that fails (unit_reload() in its src/core/unit.c).
+    if host.units.states([RESOLVED]).get(RESOLVED) == "active":
+        with contextlib.suppress(MachctlError):
+            await host.jobs.reload(RESOLVED)
+            # With 257.6 nobody listens any more after that (systemd#37843).
+            if gateways <= {found.address for found in host.facts.listeners() if found.port == _DNS}:
+                return
+    await host.jobs.restart(RESOLVED)
 
 
 def runs_resolved(host: Host) -> bool:

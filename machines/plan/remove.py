@@ -108,7 +108,8 @@ def plan_remove(
     again = record is not None and record.intent == "remove" and machine_unit(name) in host.loaded
     if again or any(paths.unit_of(path) in host.loaded for path in units):
         # The unit of a machine goes with it; what a target wants stays.
-        forgotten = (machine_unit(name),) if all(paths.unit_of(path) == machine_unit(name) for path in units) else ()
+        alone = {paths.unit_of(path) for path in units} == {machine_unit(name)}
+        forgotten = (machine_unit(name),) if alone else ()
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=name, units=forgotten))
     if record:
         # The record goes last of what is the machine's: as long as it is there, a killed run can be finished.

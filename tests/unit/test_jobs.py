@@ -26,26 +26,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def run_job(member: str, unit: str) -> None:
         found.append(f"{member} {unit}")
 
-    there = SimpleNamespace(run_job=run_job)
+    async def wait(verb: str, unit: str, job: str) -> None:
+        found.append(f"wait {verb} {unit} {job}")
+
+    there = SimpleNamespace(run_job=run_job, wait=wait)
     monkeypatch.setitem(sys.modules, "machines.host.bus.jobs", there)
     monkeypatch.setattr(bus, "jobs", there, raising=False)
     return found
 
 
-def units(done: bool | Exception) -> Any:
+def units(job: str | Exception) -> Any:
     calls: list[str] = []
 
-    def run_job(verb: str, unit: str, *, timeout: float) -> bool:
+    def run_job(verb: str, unit: str, *, timeout: float) -> str:
         calls.append(f"{verb} {unit}")
-        if isinstance(done, Exception):
-            raise done
-        return done
+        if isinstance(job, Exception):
+            raise job
+        return job
 
     return SimpleNamespace(run_job=run_job, calls=calls)
 
 
 def test_a_moment_is_waited_for_at_once(asked: list[str]) -> None:
-    there = units(done=True)
+    there = units("")
     run(Jobs(there).start(UNIT), timeout=None, what="start", quick=True)
     run(Jobs(there).stop(UNIT), timeout=None, what="stop", quick=True)
     assert there.calls == [f"start {UNIT}", f"stop {UNIT}"]
@@ -53,9 +56,9 @@ def test_a_moment_is_waited_for_at_once(asked: list[str]) -> None:
 
 
 def test_what_takes_longer_can_be_interrupted_from_then_on(asked: list[str]) -> None:
-    run(Jobs(units(done=False)).start(UNIT), timeout=None, what="start", quick=True)
-    run(Jobs(units(done=False)).stop(UNIT), timeout=None, what="stop", quick=True)
-    assert asked == [f"StartUnit {UNIT}", f"StopUnit {UNIT}"]
+    run(Jobs(units("/job/7")).start(UNIT), timeout=None, what="start", quick=True)
+    run(Jobs(units("/job/7")).stop(UNIT), timeout=None, what="stop", quick=True)
+    assert asked == [f"wait start {UNIT} /job/7", f"wait stop {UNIT} /job/7"]
 
 
 def test_what_fails_is_not_tried_again(asked: list[str]) -> None:
@@ -65,7 +68,7 @@ def test_what_fails_is_not_tried_again(asked: list[str]) -> None:
 
 
 def test_others_get_their_turn(asked: list[str]) -> None:
-    there = units(done=True)
+    there = units("")
     asyncio.run(Jobs(there).start(UNIT))
     assert there.calls == []
     assert asked == [f"StartUnit {UNIT}"]

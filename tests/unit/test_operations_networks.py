@@ -210,10 +210,22 @@ def test_resolved_is_restarted_when_networks_change_and_never_else() -> None:
     assert nothing_left(host)
 
 
+@pytest.mark.parametrize("fails", ["reload", "listen"])
+def test_resolved_that_does_not_answer_once_it_was_reloaded_is_restarted(fails: str) -> None:
+    host = FakeHost()
+    host.active.add(RESOLVED)
+    if fails == "reload":
+        host.failing.add(f"reload-or-restart {RESOLVED}")
+    else:
+        host.facts.listeners = lambda: ()
+    create(host, web())
+    assert host.done.count(f"restart {RESOLVED}") == 1
+
+
 def test_resolved_that_a_killed_run_did_not_restart_is_restarted() -> None:
     host = FakeHost()
     host.active.add(RESOLVED)
-    host.failing.add(f"reload-or-restart {RESOLVED}")
+    host.failing |= {f"reload-or-restart {RESOLVED}", f"restart {RESOLVED}"}
     with pytest.raises(MachctlError):
         make(host)
     host.failing.clear()

@@ -93,9 +93,7 @@ def _show(done: list[Adoption], options: Options, *, described: bool) -> None:
         if each.restart:
             note(f"  it runs on as it did; what is new counts from its next start on: machctl restart {each.name}")
             if any(isinstance(step, steps.OpenPorts) for step in each.plan):
-                note(
-                    "  until then its published ports may lead nowhere: they lead to the address that it has from then on"
-                )
+                note("  until then its ports may lead nowhere: they lead to the address that it has from then on")
 
 
 def eject(

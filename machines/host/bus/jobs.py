@@ -16,16 +16,16 @@ from machines.host.bus.connection import Connection
 from machines.host.bus.errors import job_failed
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 
-Method = Literal["StartUnit", "StopUnit", "RestartUnit"]
+Method = Literal["StartUnit", "StopUnit", "RestartUnit", "ReloadOrRestartUnit"]
 Mode = Literal["replace", "fail"]
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 
-_WORDS = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
+_WORDS = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart", "ReloadOrRestartUnit": "reload"}
 
 
 async def run_job(member: Method, unit: str, *, mode: Mode = "replace") -> None:
-    """Call StartUnit, StopUnit or RestartUnit for ``unit`` and wait until the job is done.
+    """Call StartUnit, StopUnit and the like for ``unit`` and wait until the job is done.
 
     The caller owns the time limit; when it is cancelled the job goes on. Raises CommandFailed when the job ends
     any other way than done, TimedOut when systemd's own limit ran out (TimeoutStartSec=), and as
@@ -55,20 +55,25 @@ async def dispatch(unit: str) -> str:
 
 
 async def wait_started(unit: str, job: str) -> None:
-    """Wait for a job that was dispatched by other means and that starts ``unit``; errors as run_job() has them.
+    """Wait for a job that was dispatched by other means and that starts ``unit``; errors as run_job() has them."""
+    await wait("start", unit, job)
+
+
+async def wait(verb: str, unit: str, job: str) -> None:
+    """Wait for a job that was dispatched by other means for a verb of systemctl(1); errors as run_job() has them.
 
     The job may have ended before anybody listened, so it is asked for once that is the case; the state of the unit
     says how one ended that is no more.
     """
-    doing = f"start {unit}"
+    doing = f"{verb} {unit}"
     async with _watching() as watcher:
         bus = await watcher.connected()
         result = "done"
         if await _exists(bus, job):
             result = await watcher.result(job, doing=doing)
-        elif await _unit_property(bus, unit, UNIT, "ActiveState") not in {"active", "reloading"}:
+        elif verb != "stop" and await _unit_property(bus, unit, UNIT, "ActiveState") not in {"active", "reloading"}:
             result = "failed"
-        if result == "failed":
+        if result == "failed" and verb != "stop":
             result = await _unit_result(bus, unit)
     if result != "done":
         raise job_failed(doing, unit, result)

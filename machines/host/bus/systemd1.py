@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from machines.errors import Canceled, CommandFailed, NotFound, TimedOut
+from machines.errors import Canceled, CommandFailed, MachctlError, NotFound, TimedOut
 from machines.host.bus._sdbus import CALL_TIMEOUT, Bus, BusError, open_host
 from machines.host.bus.errors import job_failed
 from machines.model.frozen import NamedTuple
@@ -91,13 +91,12 @@ class SystemdManager:
         self._call(f"{verb} {unit}", f"{verb.capitalize()}Unit", "ss", unit, "replace")
 
     def run_jobs(self, verb: str, units: Sequence[str]) -> None:
-        """Start, stop, restart or reload-or-restart units (StartUnit and so on) and wait, for what takes moments only.
+        """Start, stop, restart or reload units (StartUnit and so on) and wait for all, for what takes moments only.
 
         Raises CommandFailed for the first that failed, TimedOut after 90 s.
         """
         ended = self._followed()
-        member = f"{verb.title().replace('-', '')}Unit"
-        jobs = {unit: str(self._call(f"{verb} {unit}", member, "ss", unit, "replace")) for unit in units}
+        jobs = {unit: str(self._call(f"{verb} {unit}", _member(verb), "ss", unit, "replace")) for unit in units}
         if not self._wait(lambda: ended.keys() >= set(jobs.values()), CALL_TIMEOUT):
             raise TimedOut(f"{verb} {' '.join(units)} took longer than {CALL_TIMEOUT} seconds")
         for unit, job in jobs.items():
@@ -105,21 +104,23 @@ class SystemdManager:
                 kind = Canceled if ended[job] == "canceled" else CommandFailed
                 raise kind(f"{verb} {unit}: the job ended as {ended[job]}", hint=f"journalctl -u {unit} says more")
 
-    def run_job(self, verb: str, unit: str, *, timeout: float) -> bool:
-        """Start or stop a unit and wait; False where that is not done after ``timeout`` seconds, and goes on.
+    def run_job(self, verb: str, unit: str, *, timeout: float) -> str:
+        """Start, stop or reload-or-restart a unit and wait; the job, where that takes longer than ``timeout`` seconds.
 
         Raises as machines.host.bus.jobs.run_job() does.
         """
         ended, doing = self._followed(), f"{verb} {unit}"
-        job = str(self._call(doing, f"{verb.title()}Unit", "ss", unit, "replace"))
+        job = str(self._call(doing, _member(verb), "ss", unit, "replace"))
         if not self._wait(lambda: job in ended, timeout):
-            return False
+            return job
         result = ended[job]
         if result == "failed" and verb != "stop":
-            result = str(self.unit_property(unit, SERVICE_UNIT, "Result", "s"))
+            # Others than services have none.
+            with contextlib.suppress(MachctlError):
+                result = str(self.unit_property(unit, SERVICE_UNIT, "Result", "s"))
         if result != "done":
             raise job_failed(doing, unit, result)
-        return True
+        return ""
 
     def wait_started(self, unit: str, job: str, *, timeout: float) -> bool:
         """Wait for a job of start(), listening to JobRemoved; False after ``timeout`` seconds. Signals interrupt it.
@@ -282,3 +283,8 @@ class SystemdManager:
             return self._open().call(SERVICE, PATH, MANAGER, member, signature, *values)
         except BusError as error:
             raise error.translated(doing=doing) from None
+
+
+def _member(verb: str) -> str:
+    """The method for a verb of systemctl(1)."""
+    return f"{verb.title().replace('-', '')}Unit"
