@@ -50,7 +50,9 @@ def stored() -> dict[str, str]:
         try:
             entries = list(os.scandir(directory))
         except PermissionError as error:
-            raise NotPermitted(f"{directory} cannot be read: {error.strerror}", hint="run machctl as root") from error
+            raise NotPermitted(
+                f"secrets need root: {directory} cannot be read", hint="run it again with sudo"
+            ) from error
         except OSError:
             continue
         found.update({entry.name: entry.path for entry in entries if entry.is_file() and entry.name[:1] != "."})

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from machines.errors import CommandFailed, InvalidValue
+from machines.errors import CommandFailed, InvalidValue, NotPermitted
 from machines.model.frozen import dataclass
 from machines.operations.inspect import STATES
 
@@ -132,8 +133,11 @@ def machine_of(unit: str) -> str:
 def history(host: Host, selection: Sequence[str]) -> list[Event]:
     """Give what the host's journal has, oldest first; ``selection`` are words of journalctl(1): --since=, --boot.
 
-    Raises InvalidValue for a time that is none, CommandFailed where the journal cannot be read.
+    Raises InvalidValue for a time that is none, NotPermitted for whoever may not read what the system says there,
+    CommandFailed where the journal cannot be read.
     """
+    if os.geteuid() != 0:
+        _check_permitted(host)
     journalctl = ("journalctl", "--quiet", "--no-pager", "--output=json", f"--output-fields={_FIELDS}", *selection)
     ids = [f"MESSAGE_ID={number}" for number in _UNIT_MESSAGES]
     units = [f"--unit={pattern}" for pattern in PATTERNS]
@@ -146,6 +150,13 @@ def history(host: Host, selection: Sequence[str]) -> list[Event]:
         _read(host, [*journalctl, f"--unit={_ROUND}*.service", "_TRANSPORT=stdout"]),
     ]
     return sorted((event for text in texts for event in from_journal(text.splitlines())), key=lambda event: event.at)
+
+
+def _check_permitted(host: Host) -> None:
+    # journalctl(1) shows a user's own entries and no others without an error; it says so unless it is to be quiet.
+    said = host.tools.run(["journalctl", "--no-pager", "--lines=0"], check=False).stderr
+    if "insufficient permissions" in said or "not seeing messages" in said:
+        raise NotPermitted("the journal of this host needs root", hint="run it again with sudo")
 
 
 def _read(host: Host, argv: Sequence[str]) -> str:

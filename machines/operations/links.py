@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from machines.errors import NotRunning
+from machines.errors import NotPermitted, NotRunning
 from machines.model.link import inner_names
 from machines.model.machine import Machine
 from machines.model.names import link_network
@@ -79,16 +80,17 @@ def detach_link(step: steps.DetachLink, host: Host) -> None:
 def list_links(names: Iterable[str], host: Host) -> list[dict[str, object]]:
     """Give the links of machines, a row for each, in their order.
 
-    Those of a running machine are as the kernel has them, with links of its own; of others what they will have.
+    Those of a running machine are as the kernel has them, with links of its own; of others what they will have. Raises
+    NotPermitted for whoever may not see those of one that runs.
     """
     declared, records, registered = readable_machines(host), read_records(host), host.registered()
     rows: list[dict[str, object]] = []
     for name in names:
         machine, record = declared.get(name), records.get(name)
-        there = _in_kernel(registered[name].leader, host) if name in registered else {}
         if machine is not None and machine.network == "host":
             rows.append(_row(name, "", "host", there={}, running=name in registered))
             continue
+        there = _in_kernel(name, registered[name].leader, host) if name in registered else {}
         rows += _declared_rows(machine, record, there, running=name in registered) if machine else []
         known = {row["link"] for row in rows if row["machine"] == name}
         rows += [_row(name, inner, "", there=there, running=True) for inner in there if inner not in known]
@@ -131,9 +133,11 @@ def _texts(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
 
 
-def _in_kernel(leader: int, host: Host) -> dict[str, dict[str, object]]:
+def _in_kernel(name: str, leader: int, host: Host) -> dict[str, dict[str, object]]:
     """The links in the network namespace of a machine, but for its loopback, by their names (ip-address(8))."""
     done = host.tools.run([*_inside(leader), "ip", "-json", "-details", "address"], check=False)
+    if done.returncode and os.geteuid() != 0:
+        raise NotPermitted(f"the links of machine {name}, which runs, need root", hint="run it again with sudo")
     found: dict[str, dict[str, object]] = {}
     for link in json.loads(done.stdout or "[]") if done.returncode == 0 else []:
         if link.get("ifname") in {None, "lo"}:

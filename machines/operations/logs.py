@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from machines.errors import NotFound
+from machines.errors import NotFound, NotPermitted
 from machines.operations.inspect import require
 
 if TYPE_CHECKING:
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 def journal_command(name: str, host: Host, arguments: Sequence[str]) -> list[str]:
     """Give the journalctl command that reads the journal of machine ``name``.
 
-    Raises NotFound where there is no such machine, or no journal as it never ran.
+    Raises NotFound where there is no such machine, or no journal as it never ran, NotPermitted without root.
     """
     require([name], host)
+    # Neither does journalctl(1) take --machine= from others, nor may they look at trees.
+    if os.geteuid() != 0:
+        raise NotPermitted(f"the journal of machine {name} needs root", hint="run it again with sudo")
     if name in host.running():
         return ["journalctl", f"--machine={name}", *arguments]
     tree = host.pool.trees().get(name)

@@ -64,6 +64,7 @@ _NAT = ("nft", "list", "table", "inet", "machctl")
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Completed, Host, Registered
+    from machines.model.base import Base
 
 
 def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None = None) -> Observed:
@@ -135,7 +136,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         inner_links=_inner_links(host, machines, registered),
         records=records,
         networks=read_networks(host),
-        bases=host.storage.bases(),
+        bases=_bases(host),
         storage={wanted: host.storage.choose(wanted) for wanted in {machine.storage for machine in missing}},
         loaded=frozenset(states),
         snapshots={name: tuple(found.values()) for name, found in host.storage.all_snapshots().items()},
@@ -230,6 +231,13 @@ def _secrets(host: Host, machines: list[Machine]) -> dict[str, str]:
         kept = {}
     paths = {str(each): each.reference if each.kind == "file" else kept.get(each.reference, "") for each in wanted}
     return {name: path for name, path in paths.items() if path and host.secrets.is_file(path)}
+
+
+def _bases(host: Host) -> dict[str, Base]:
+    try:
+        return host.storage.bases()
+    except NotPermitted:
+        return {}
 
 
 def _nspawn(host: Host) -> str:

@@ -203,6 +203,14 @@ def test_doctor_tells_whoever_is_not_root(host: Host) -> None:
     assert "sudo" in done.stdout
 
 
+@pytest.mark.parametrize("words", [("image", "ls"), ("net", "ls"), ("logs", "debian"), ("events",)], ids=" ".join)
+def test_what_only_root_can_see_is_not_said_to_be_missing(debian: Road, words: tuple[str, ...]) -> None:
+    done = debian.host.run("runuser", "-u", "nobody", "--", "machctl", *words, status=6)
+    assert done.stdout == ""
+    assert "need" in done.stderr
+    assert done.stderr.endswith("\n  run it again with sudo\n")
+
+
 def test_looking_takes_no_root(debian: Road) -> None:
     row = debian.host.run("runuser", "-u", "nobody", "--", "machctl", "list", "--json").json()[0]
     assert (row["name"], row["state"], row["addresses"][0]) == ("debian", "running", debian.address)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fakes import FakeHost
-from machines.errors import CommandFailed, InvalidValue, MachctlError
+from machines.errors import CommandFailed, InvalidValue, MachctlError, NotPermitted
 from machines.operations.events import Event, Tracker, from_journal, history, machine_of, state_of
 
 UNIT = "systemd-nspawn@web.service"
@@ -125,6 +125,7 @@ def test_rounds_of_probes_in_the_journal() -> None:
     ]
 
 
+@pytest.mark.usefixtures("as_root")
 def test_history_is_in_the_order_of_time() -> None:
     host: Any = FakeHost()
     asked: list[list[str]] = []
@@ -146,15 +147,32 @@ def test_history_is_in_the_order_of_time() -> None:
 @pytest.mark.parametrize(
     ("status", "said", "error"),
     [(1, "Failed to parse timestamp: nonsense\n", InvalidValue),
-     (1, "No journal files were opened due to insufficient permissions.\n", CommandFailed), (1, "", None),
+     (1, "No space left on device: permissions\n", CommandFailed), (1, "", None),
      (1, "Failed to add filter for units: No data available\n", None),
      (0, "Journal file x is truncated, ignoring file.\n", None)],
 )  # fmt: skip
+@pytest.mark.usefixtures("as_root")
 def test_what_journalctl_refuses_is_no_empty_history(status: int, said: str, error: type[MachctlError] | None) -> None:
     host: Any = FakeHost()
     host.tools.run = lambda argv, *, check: SimpleNamespace(returncode=status, stdout="", stderr=said)
     with pytest.raises(error, match=r"nonsense|permissions") if error else nullcontext():
         assert history(host, ["--since=nonsense"]) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Hint: You are currently not seeing messages from other users and the system.\n",
+     "No journal files were opened due to insufficient permissions.\n"],
+)  # fmt: skip
+def test_a_history_of_ones_own_entries_only_is_none(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    host: Any = FakeHost()
+    host.tools.run = lambda argv, *, check: SimpleNamespace(
+        returncode=0, stdout="", stderr="" if "--quiet" in argv else said
+    )
+    with pytest.raises(NotPermitted, match="root") as caught:
+        history(host, ["--boot"])
+    assert "sudo" in caught.value.hint
 
 
 @pytest.mark.parametrize(

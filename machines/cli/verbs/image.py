@@ -15,7 +15,7 @@ from machines.cli.running import run
 from machines.cli.several import exit_status
 from machines.cli.verbs.create import SOURCE_HELP, machine_of
 from machines.cli.wire import RealHost
-from machines.errors import Conflict, InvalidValue
+from machines.errors import Conflict, InvalidValue, NotPermitted
 from machines.model.base import Base
 from machines.model.machine import Machine
 from machines.model.names import check_kept_name
@@ -26,7 +26,11 @@ COLUMNS = ("image", "source", "os", "size", "age", "users")
 
 
 def _complete(incomplete: str) -> list[str]:
-    return [base.short for base in RealHost().storage.bases().values() if base.short.startswith(incomplete)]
+    try:
+        bases = RealHost().storage.bases()
+    except NotPermitted:
+        return []
+    return [base.short for base in bases.values() if base.short.startswith(incomplete)]
 
 
 def _image(help: str) -> Any:

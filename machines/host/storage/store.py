@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from machines.errors import NotFound
+from machines.errors import NotFound, NotPermitted
 from machines.host.files import write_file
 from machines.host.storage import btrfs
 from machines.host.storage.places import BASES, STORE
@@ -18,10 +18,15 @@ _OLD = ".old-"
 
 
 def bases() -> dict[str, Base]:
-    """Give the bases by id; one whose description cannot be read is none."""
+    """Give the bases by id; one whose description cannot be read is none.
+
+    Raises NotPermitted for whoever may not look there: to him there would seem to be none.
+    """
     found = {}
     try:
         names = sorted(os.listdir(BASES))
+    except PermissionError as error:
+        raise NotPermitted(f"images need root: {BASES} cannot be read", hint="run it again with sudo") from error
     except OSError:
         return {}
     for name in names:
