@@ -16,7 +16,7 @@ from machines.errors import InvalidValue, MachctlError
 from machines.model.base import STALE_AFTER_DAYS
 from machines.model.frozen import NamedTuple
 from machines.model.machine import Machine
-from machines.model.names import check_new_name
+from machines.model.names import check_declared_name
 
 if TYPE_CHECKING:
     from machines.declare.profiles import Below
@@ -162,7 +162,7 @@ def _stale_after(top: Table) -> float | None:
 
 def _machine(name: str, table: Table, group: str) -> Machine | None:
     try:
-        check_new_name(name)
+        check_declared_name(name)
     except MachctlError as error:
         table.fail("", error.message, error.hint)
         return None

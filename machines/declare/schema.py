@@ -51,7 +51,7 @@ def _machine(kind: str) -> Schema:
 
 
 def _names(schema: Schema) -> Schema:
-    # What check_new_name() takes; "..", which no pattern of TOML editors' libraries agrees on, is left to it.
+    # What check_declared_name() takes; "..", which no pattern of TOML editors' libraries agrees on, is left to it.
     own = schema["propertyNames"]
     assert isinstance(own, dict)
     return {**schema, "propertyNames": {**own, "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}}

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from machines.model.link import Attachment
 
 HOST_NAME_MAX = 64
+LABEL_MAX = 63
 IFNAMSIZ = 15
 
 _MACHINE = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 _LINK = r"[A-Za-z0-9_.][A-Za-z0-9_.-]*"
 _KEPT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
-REMEDY = "use lower-case letters, digits, '-' and '.', 64 characters at most, a letter or digit at both ends"
+REMEDY = "use lower-case letters, digits, '-' and '.', 63 characters at most, a letter or digit at both ends"
 
 
 def is_pattern(word: str) -> bool:
@@ -33,7 +34,28 @@ def is_machine_name(name: str) -> bool:
 
 
 def check_new_name(name: str) -> str:
-    """Give ``name`` back if a machine may be made under it.
+    """Give ``name`` back if a machine may be called that from now on: one that others can look up as well.
+
+    Those that were made before may have a longer one (check_declared_name). Raises InvalidValue.
+    """
+    check_declared_name(name)
+    check_label(name)
+    return name
+
+
+def check_label(name: str) -> None:
+    """Raise InvalidValue for a name that nobody could look up: a label of DNS has 63 at most (RFC 1035, 2.3.4)."""
+    for label in name.split("."):
+        if len(label) > LABEL_MAX:
+            raise InvalidValue(
+                f"{_shown(name)} has {len(label)} characters without a dot; DNS takes {LABEL_MAX}, "
+                "and machines know each other by name",
+                hint=f"shorten it, for example to {label[:LABEL_MAX].rstrip('-')}",
+            )
+
+
+def check_declared_name(name: str) -> str:
+    """Give ``name`` back if a machine may be declared under it.
 
     Host names are not told apart by case (RFC 4343), so that of a new machine has to be lower case; machines that
     others made may be called as machined lets them. Raises InvalidValue.

@@ -13,7 +13,7 @@ from machines.declare.foreign.found import Found, Unmapped, declaration, settle
 from machines.declare.foreign.ini import Assignment, without
 from machines.errors import Conflict, InvalidFile, MachctlError, NotFound, raise_all
 from machines.model.frozen import NamedTuple, replace
-from machines.model.names import check_known_name, check_new_name, machine_lock
+from machines.model.names import check_declared_name, check_known_name, check_new_name, machine_lock
 from machines.model.observed import Host as Observed
 from machines.operations.declared import declared_machines
 from machines.operations.execute import execute
@@ -89,7 +89,7 @@ async def adopt(name: str, host: Host, reporter: Reporter, *, dry_run: bool) -> 
                     f"machine {name} is declared in {declared[name].origin} already",
                     hint=f"machctl plan {name} shows what differs",
                 )
-            check_new_name(name)
+            check_declared_name(name)
             back = paths.ejected_file(name) in observed.files and name not in declared
             if back:
                 # It was machctl's before.

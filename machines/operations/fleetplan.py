@@ -22,7 +22,7 @@ from machines.operations.declared import declared_machines
 from machines.operations.observe import observe
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
-from machines.plan.check import check_machine, check_tree
+from machines.plan.check import check_machine, check_made_name, check_tree
 from machines.plan.check_host import check_host
 from machines.plan.claims import with_shared
 from machines.plan.declared import plan_declared
@@ -181,6 +181,7 @@ def _errors(
     errors: list[MachctlError] = []
     for machine in machines:
         errors += check_machine(machine, observed, declared)
+        errors += check_made_name(machine.name, observed)
         errors += check_waits(machine, observed, declared) if machine.after else []
         errors += check_tree(machine, observed, found[machine.name], trees=len(needy)) if machine.name in needy else []
     return errors

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from machines.declare.fleet import own_file
-from machines.errors import Conflict, MachctlError, NotFound, Unsupported
+from machines.errors import Conflict, InvalidValue, MachctlError, NotFound, Unsupported
 from machines.model.base import Base
 from machines.model.machine import Machine
+from machines.model.names import check_label
 from machines.model.observed import Host
 from machines.model.secret import Secret
 from machines.plan.check_host import PACKAGES, TOOLS, check_host
@@ -83,12 +84,23 @@ def _check_place(machine: Machine, host: Host, declared: Mapping[str, Machine]) 
     return check_ports(machine, host, declared, placement)
 
 
+def check_made_name(name: str, host: Host) -> list[MachctlError]:
+    """Give why a machine that is declared is not made under its name; one that is there keeps it."""
+    if name in host.trees or name in host.records:
+        return []
+    try:
+        check_label(name)
+    except InvalidValue as error:
+        return [error]
+    return []
+
+
 def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
     """Give what there is already of the name that a new machine is to have."""
     suggestion = next(
-        f"{name[:60]}{number}"
+        f"{name[:59]}{number}"
         for number in range(2, 10000)
-        if f"{name[:60]}{number}" not in {*host.trees, *declared, *host.running}
+        if f"{name[:59]}{number}" not in {*host.trees, *declared, *host.running}
     )
     hint = f"choose another name, such as {suggestion}, or remove it first: machctl rm {name}"
     if name in declared:

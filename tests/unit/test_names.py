@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from machines.errors import InvalidValue
 from machines.model import names
 
-GOOD = ["a", "web", "web-1", "db.example.org", "1", "a" * 64, "x--y"]
+GOOD = ["a", "web", "web-1", "db.example.org", "1", "a" * 63, f"{'a' * 60}.{'b' * 3}", "x--y"]
 BAD = [
     "", "_", "a" * 65, "../x", "-x", "x-", ".x", "x.", "a..b", "a b", "a\n", "\na", "a/b", "a%b", "a:b", "a@b", "ä",
     "x\0", ".host", "web\u2028", "\u2160", "x_y",
@@ -27,7 +27,7 @@ def test_good_machine_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_machine_name(name: str) -> None:
-    for check in (names.check_new_name, names.check_known_name):
+    for check in (names.check_new_name, names.check_declared_name, names.check_known_name):
         with pytest.raises(InvalidValue) as caught:
             check(name)
         assert caught.value.exit_code == 2
@@ -40,6 +40,15 @@ def test_new_machine_has_no_upper_case_and_others_may() -> None:
         names.check_new_name("Web")
     assert caught.value.hint == "call it web"
     assert names.check_known_name("Web") == "Web"
+
+
+def test_a_new_name_can_be_looked_up() -> None:
+    name = "a" * 64
+    with pytest.raises(InvalidValue, match="64 characters without a dot; DNS takes 63") as caught:
+        names.check_new_name(name)
+    assert caught.value.hint.endswith(" " + "a" * 63)
+    assert names.check_declared_name(name) == name
+    assert names.check_known_name(name) == name
 
 
 def test_empty_name_is_called_so() -> None:
