@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 HOST_NAME_MAX = 64
 LABEL_MAX = 63
+KEPT_NAME_MAX = 64
 IFNAMSIZ = 15
 
 _MACHINE = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 _LINK = r"[A-Za-z0-9_.][A-Za-z0-9_.-]*"
-_KEPT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_KEPT = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 REMEDY = "use lower-case letters, digits, '-' and '.', 63 characters at most, a letter or digit at both ends"
 
@@ -95,7 +96,15 @@ def check_link_name(name: str, what: str = "bridge") -> str:
 def check_kept_name(name: str, *, what: str) -> str:
     """Give ``name`` back if an image or a snapshot (``what``) may be called that. Raises InvalidValue."""
     if not re.fullmatch(_KEPT, name):
-        raise InvalidValue(f"{name!r} is not the name of {what}", hint="use letters, digits, '-', '_' and '.'")
+        raise InvalidValue(
+            f"{_shown(name)} is not the name of {what}",
+            hint=f"use letters, digits, '-', '_' and '.', {KEPT_NAME_MAX} characters at most, a letter or digit first",
+        )
+    if len(name) > KEPT_NAME_MAX:
+        raise InvalidValue(
+            f"{_shown(name)} has {len(name)} characters; the name of {what} may have {KEPT_NAME_MAX}",
+            hint=f"shorten it, for example to {name[:KEPT_NAME_MAX]}",
+        )
     return name
 
 

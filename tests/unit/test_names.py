@@ -51,6 +51,15 @@ def test_a_new_name_can_be_looked_up() -> None:
     assert names.check_known_name(name) == name
 
 
+@pytest.mark.parametrize("name", ["", "_a", "a b", "-x", "a/b", "x" * 65, "x" * 200])
+def test_names_of_what_is_kept(name: str) -> None:
+    assert names.check_kept_name("x" * 64, what="a snapshot")
+    with pytest.raises(InvalidValue, match="name of a snapshot") as caught:
+        names.check_kept_name(name, what="a snapshot")
+    assert "64" in caught.value.message + caught.value.hint
+    assert len(caught.value.message) < 150
+
+
 def test_empty_name_is_called_so() -> None:
     with pytest.raises(InvalidValue, match=r"^the empty name is not a machine name$"):
         names.check_new_name("")
