@@ -6,6 +6,7 @@ from __future__ import annotations
 from machines.cli import words
 from machines.cli.names import name as name_argument
 from machines.cli.names import names as names_argument
+from machines.cli.names import one
 from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
@@ -48,7 +49,7 @@ def set_(
     # rm pays for nothing that it does not use.
     from machines.cli.editing import Given, edit_machine, note_restart
 
-    options = context.obj
+    options, name = context.obj, one(name)
     changes = _changes(assignments or [])
     tables = (Given("environment", env, unset_env), Given("secrets", secret, unset_secret))
     said = [*(assignments or ()), *(word for table in tables for word in table.said)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from machines.cli import words
 from machines.cli.names import name as name_argument
+from machines.cli.names import one
 from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
@@ -31,7 +32,7 @@ def clone(
     options = context.obj
     if identity not in {"new", "keep"}:
         raise InvalidValue(f"{identity!r} is no identity", hint="use --identity new or keep")
-    host, progress = RealHost(), Progress(options)
+    source, host, progress = one(source), RealHost(), Progress(options)
     running = source in host.running()
     try:
         plan, left_out = run(
@@ -65,7 +66,7 @@ def rename(
     new: str = words.Argument(..., metavar="NEW", help="What it is called from now on."),
 ) -> None:
     """Call a stopped machine by another name. Its tree, address, ports, snapshots and settings stay its own."""
-    options = context.obj
+    options, old = context.obj, one(old)
     plan = run(
         copies.rename(old, new, RealHost(), Progress(options), dry_run=options.dry_run),
         timeout=options.timeout,
@@ -87,7 +88,7 @@ def restore(
 ) -> None:
     """Let a machine's tree be what it was. How it is now is kept as a snapshot; a running machine is restarted."""
     options = context.obj
-    host, progress = RealHost(), Progress(options)
+    name, host, progress = one(name), RealHost(), Progress(options)
     try:
         plan, before = run(
             copies.restore(name, snapshot, host, progress, dry_run=options.dry_run, keep=not no_undo),
@@ -120,7 +121,7 @@ def diff(
 
         diff_of_fleet(context, file, detailed_exitcode=detailed_exitcode)
         return
-    show_changes(context, name, snapshot, None, detailed_exitcode=detailed_exitcode)
+    show_changes(context, one(name), snapshot, None, detailed_exitcode=detailed_exitcode)
 
 
 def show_changes(

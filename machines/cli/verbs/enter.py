@@ -8,6 +8,7 @@ import sys
 
 from machines.cli import words
 from machines.cli.names import name as name_argument
+from machines.cli.names import one
 from machines.cli.output import note
 from machines.errors import InvalidValue, MachctlError, NotFound, NotRunning, Unsupported
 from machines.model.names import check_known_name
@@ -30,7 +31,7 @@ def exec_(
     """Run a command in a machine. Its exit status is machctl's; 125 says that machctl itself failed."""
     from machines.host.bus.guest import exec_in
 
-    check_known_name(name)
+    name = check_known_name(one(name))
     command = words.bare(command)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     environment = dict(_variable(text) for text in setenv)
@@ -62,7 +63,7 @@ def shell(
     from machines.cli.buses import open_shell
 
     user, _, name = machine.rpartition("@")
-    check_known_name(name)
+    name = check_known_name(one(name))
     variables = dict(_variable(text) for text in setenv)
     command = words.bare(command)
     if command and not command[0].startswith("/"):

@@ -9,6 +9,7 @@ from machines.cli import words
 from machines.cli.editing import edit_machine
 from machines.cli.names import name as name_argument
 from machines.cli.names import names as names_argument
+from machines.cli.names import one
 from machines.cli.output import show_rows
 from machines.cli.wire import RealHost
 from machines.declare.links import check_links, format_link, parse_bridge, parse_link
@@ -47,6 +48,7 @@ def attach(
     ),
 ) -> None:
     """Link a machine to one more network: at once where it runs, and in its declaration."""
+    name = one(name)
     found = tuple(_link(text) for text in links)
 
     def edit(machine: Machine) -> Machine:
@@ -69,6 +71,7 @@ def detach(
     ),
 ) -> None:
     """Take links away from a machine: at once where it runs, and from its declaration."""
+    name = one(name)
 
     def edit(machine: Machine) -> Machine:
         gone = {_find(machine, text) for text in links}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from machines.cli import words
 from machines.cli.editing import edit_machine, note_restart
-from machines.cli.names import complete
+from machines.cli.names import complete, one
 from machines.cli.names import name as name_argument
 from machines.cli.output import show_rows
 from machines.cli.wire import RealHost
@@ -40,6 +40,7 @@ def publish(
     raise_all(errors)
     if not (ports or on_demand or idle_stop):
         raise InvalidValue("publish needs a port", hint=f"machctl publish {name} 8080:80")
+    name = one(name)
     seconds = values.parse_duration(idle_stop) if idle_stop else None
     edit = published(wanted, on_demand=on_demand, idle_stop=seconds)
     done = f"published {' '.join(map(str, wanted))} of {name}" if wanted else f"{name} starts on demand"
@@ -52,6 +53,7 @@ def unpublish(
     ports: list[str] = words.Argument(..., metavar="PORT...", help="As they were published, or the host's port alone."),
 ) -> None:
     """Let ports of a machine answer no more; connections that are open through the kernel stay."""
+    name = one(name)
     _change(context, name, unpublished(ports), verb="unpublish", done=f"unpublished {' '.join(ports)} of {name}")
 
 

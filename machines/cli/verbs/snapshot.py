@@ -7,6 +7,7 @@ import datetime
 
 from machines.cli import words
 from machines.cli.names import name as name_argument
+from machines.cli.names import one
 from machines.cli.options import Options
 from machines.cli.output import note, show_rows
 from machines.cli.plans import show_plan
@@ -34,7 +35,7 @@ def create(
 ) -> None:
     """Keep how a machine's tree is now."""
     options = context.obj
-    host, progress = RealHost(), Progress(options)
+    name, host, progress = one(name), RealHost(), Progress(options)
     if keep:
         _in_turn(name, snapshot, keep, host, options)
         return
@@ -106,7 +107,7 @@ def rm(
     snapshots: list[str] = words.Argument(..., metavar="SNAPSHOT...", help="Those to remove."),
 ) -> None:
     """Remove snapshots."""
-    options = context.obj
+    options, name = context.obj, one(name)
     plan = run(
         copies.drop(name, snapshots, RealHost(), Progress(options), dry_run=options.dry_run),
         timeout=options.timeout,
@@ -127,7 +128,7 @@ def diff(
     detailed_exitcode: bool = words.Option(False, "--detailed-exitcode", help="Exit with 10 if something changed."),
 ) -> None:
     """Show what changed in a machine from one snapshot to another."""
-    show_changes(context, name, before, after, detailed_exitcode=detailed_exitcode)
+    show_changes(context, one(name), before, after, detailed_exitcode=detailed_exitcode)
 
 
 VERBS = {"create": create, "ls": ls, "rm": rm, "diff": diff}

@@ -8,6 +8,7 @@ import sys
 
 from machines.cli import words
 from machines.cli.names import name as name_argument
+from machines.cli.names import one
 from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.progress import Progress
@@ -26,7 +27,7 @@ def export(
     form: str = words.Option("tar", "--format", metavar="tar|oci", help="A tar of the tree, or an OCI image."),
 ) -> None:
     """Write a machine into an archive: its tree with the owners it has inside, and how it is declared."""
-    options = context.obj
+    options, name = context.obj, one(name)
     if form not in transfer.FORMATS:
         raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
     if file == "-" and sys.stdout.isatty():
