@@ -24,7 +24,7 @@ from machines.operations.execute import execute
 from machines.operations.fleet import make_planned
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
-from machines.operations.records import read_networks
+from machines.operations.records import read_networks, read_records
 from machines.operations.reporter import Reporter
 from machines.plan import steps
 from machines.plan.check import check_machine, check_taken
@@ -66,7 +66,9 @@ async def clone(
         async with host.files.wait_lock(machine_lock(source)):
             async with host.files.fleet_lock():
                 declared = declared_machines(host)
-                tree_of(source, Observed(trees=host.pool.trees()))
+                trees = host.pool.trees()
+                records = read_records(host) if source not in trees else {}
+                tree_of(source, Observed(trees=trees, records=records))
                 like = declared.get(source) or Machine(source, Source("image", source), "")
                 wanted, left_out = _cloned(like, name, host.facts.links(), read_networks(host)), []
                 if machine is not None:
@@ -164,7 +166,7 @@ async def restore(
     with host.files.lock(machine_lock(name), what=f"machine {name}"):
         async with host.files.fleet_lock():
             observed = observe(host)
-            tree_of(name, observed)
+            tree_of(name, observed, snapshot=snapshot)
             found = find_snapshot(name, snapshot, host)
             own = origin_of(name, observed, host)
             if found.storage != own.storage or (found.storage == "overlay" and found.base != own.base):
@@ -217,9 +219,17 @@ def find_snapshot(name: str, snapshot: str, host: Host) -> Snapshot:
     return found[snapshot]
 
 
-def tree_of(name: str, observed: Observed) -> Record:
-    """Give what is recorded of a machine that has a tree, of one that others made what can be told. Raises NotFound."""
+def tree_of(name: str, observed: Observed, *, snapshot: str = "SNAPSHOT") -> Record:
+    """Give what is recorded of a machine that has a tree, of one that others made what can be told.
+
+    Raises NotFound, with what brings one back of which only snapshots are kept.
+    """
     if name not in observed.trees:
+        from machines.plan.prune import PRUNED, had_back
+
+        record = observed.records.get(name)
+        if record is not None and record.intent == PRUNED:
+            raise NotFound(f"machine {name} was pruned; snapshots of it are kept", hint=had_back(name, snapshot))
         raise NotFound(f"there is no machine {name} with a tree", hint="machctl list shows the machines there are")
     return observed.records.get(name) or Record(name)
 

@@ -118,6 +118,10 @@ def check_taken(name: str, host: Host, declared: Mapping[str, Machine]) -> list[
         return [Conflict(f"a machine {name} is running already", hint=f"choose another name, such as {suggestion}")]
     if name in host.snapshots:
         forget = f"machctl rm {name} removes them" if name in host.records else "machctl gc removes them"
+        if name in host.records:
+            from machines.plan.prune import PRUNED, had_back
+
+            forget = (f"{had_back(name, 'SNAPSHOT')}\n" if host.records[name].intent == PRUNED else "") + forget
         return [Conflict(f"there are snapshots of an earlier {name}", hint=forget)]
     settings = paths.settings_file(name)
     text = host.files.get(settings)

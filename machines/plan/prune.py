@@ -20,6 +20,11 @@ PRUNED = "pruned"
 WHY = "it is no longer declared"
 
 
+def had_back(name: str, snapshot: str) -> str:
+    """Give the words on how a machine is had back of which ``snapshot`` is kept."""
+    return f"to have it back, declare it again, then: machctl apply {name} && machctl restore {name} {snapshot}"
+
+
 def residue(record: Record) -> Record:
     """Give what is kept of a machine whose snapshots outlive it: the ids that its files belong to."""
     return Record(record.name, uid=record.uid, intent=PRUNED)

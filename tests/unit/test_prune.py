@@ -9,10 +9,12 @@ import pytest
 
 from acting import REPORTER, Once, create, declare, web
 from keeping import PRUNE, PURGE, RECREATE, applied, forget, made, planned
+from machines.cli.verbs.fleet import _say_kept
 from machines.declare.fleet import own_file
-from machines.errors import Conflict
+from machines.errors import Conflict, NotFound
 from machines.model.observed import Record
 from machines.operations import fleetplan
+from machines.operations.copies import clone, restore
 from machines.operations.fleetplan import PLAIN
 from machines.operations.garbage import collect_garbage
 from machines.operations.records import read_records
@@ -51,8 +53,40 @@ def test_prune_takes_it_away_and_keeps_its_tree_as_a_snapshot() -> None:
     # It is no garbage, and its name is not free as long as they are there.
     asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
     assert list(host.storage.snapshots) == ["old"]
-    with pytest.raises(Conflict, match="snapshots of an earlier old"):
+    with pytest.raises(Conflict, match="snapshots of an earlier old") as caught:
         create(host, web("old", publish=()))
+    assert "declare it again" in caught.value.hint
+    assert "machctl rm old removes them" in caught.value.hint
+
+
+def test_what_brings_it_back_is_said() -> None:
+    host = made("web", "old")
+    forget(host, "old")
+    applied(host, PRUNE)
+    ((kept, _),) = host.storage.snapshots["old"].items()
+    way = f"declare it again, then: machctl apply old && machctl restore old {kept}"
+    with pytest.raises(NotFound, match="old was pruned") as caught:
+        asyncio.run(restore("old", kept, host, REPORTER, dry_run=False))
+    assert way in caught.value.hint
+    with pytest.raises(NotFound, match="old was pruned"):
+        asyncio.run(clone("old", "back", host, REPORTER, snapshot=kept))
+    with pytest.raises(NotFound, match="no machine nosuch with a tree"):
+        asyncio.run(restore("nosuch", kept, host, REPORTER, dry_run=False))
+
+
+def test_prune_says_what_brings_it_back(capsys: pytest.CaptureFixture[str]) -> None:
+    host = made("web", "old", "older")
+    forget(host, "old")
+    _say_kept({"old": planned(host, PRUNE).plans["old"]})
+    said = capsys.readouterr().err
+    assert "old: its tree is kept as snapshot pruned-" in said
+    assert "machctl restore old pruned-" in said
+    forget(host, "older")
+    plans = planned(host, PRUNE).plans
+    _say_kept({name: plans[name] for name in ("old", "older")})
+    assert "old, older: their trees are kept as snapshots" in capsys.readouterr().err
+    _say_kept({"old": planned(host, PURGE).plans["old"]})
+    assert capsys.readouterr().err == ""
 
 
 def test_one_that_is_declared_again_has_its_snapshots() -> None:

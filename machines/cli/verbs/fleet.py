@@ -130,7 +130,25 @@ def _apply(names: list[str], host: RealHost, options: Options, wishes: Wishes, p
         progress.clear()
     if not options.quiet:
         _show(planned._replace(plans=plans), options, names)
+        _say_kept({name: plans[name] for name in planned.pruned if name in plans and name not in failed})
     return exit_status(failed, len(_concerned(plans, failed)))
+
+
+def _say_kept(pruned: Mapping[str, Plan]) -> None:
+    """Say how those are had back whose trees were kept."""
+    from machines.plan.prune import had_back
+    from machines.plan.steps import TakeSnapshot
+
+    taken = [step for plan in pruned.values() for step in plan if isinstance(step, TakeSnapshot)]
+    kept = {step.machine: step.snapshot.name for step in taken}
+    if len(kept) == 1:
+        ((name, snapshot),) = kept.items()
+        note(f"{name}: its tree is kept as snapshot {snapshot}\n  {had_back(name, snapshot)}")
+    elif kept:
+        note(
+            f"{_some(sorted(kept))}: their trees are kept as snapshots (machctl snapshot ls NAME)\n"
+            f"  {had_back('NAME', 'SNAPSHOT')}"
+        )
 
 
 def _concerned(plans: Mapping[str, Plan], failed: Mapping[str, MachctlError]) -> set[str]:
