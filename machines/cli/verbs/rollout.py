@@ -13,6 +13,8 @@ from machines.cli.running import run
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue
 from machines.operations.standin import How
+from machines.plan.kinds import LIVE, RELOAD
+from machines.plan.steps import StartMachine
 
 if TYPE_CHECKING:
     from machines.cli.options import Options
@@ -35,7 +37,13 @@ class Progress(FleetProgress):
             self.done = BACK
 
     def _words(self, machine: str) -> str:
-        return self.done if machine in self._did else "changed"
+        if machine not in self._did:
+            return "changed"
+        return self.done if self.done == BACK or self.stood_in(machine) else super()._words(machine)
+
+    def stood_in(self, machine: str) -> bool:
+        """Tell whether a stand-in was started for a machine; what is made of others is no rollout."""
+        return StartMachine in self._did.get(machine, ())
 
 
 def rollout(
@@ -94,8 +102,12 @@ def _rollout(name: str, host: RealHost, options: Options, how: How) -> None:
         )
     finally:
         progress.clear()
-    if not done and not options.quiet:
+    if options.quiet:
+        return
+    if not done:
         note("nothing to do")
+    if live := [each for each, kind in done.items() if kind in {LIVE, RELOAD} and not progress.stood_in(each)]:
+        note(f"{', '.join(live)}: made live, without a stand-in; there is nothing for rollout undo to take back")
 
 
 def _undo(name: str, host: RealHost, options: Options, how: How) -> None:
@@ -123,10 +135,31 @@ def _undo(name: str, host: RealHost, options: Options, how: How) -> None:
     finally:
         progress.clear()
     if done and not options.quiet:
-        note(
-            f"{', '.join(done)}: the files still say what was undone; correct them, "
-            f"or the next machctl apply does it again (machctl plan {name})"
-        )
+        _say_declared(name, done, host)
+
+
+def _say_declared(name: str, undone: list[str], host: RealHost) -> None:
+    """Say what does again what was undone: the files were left as they are."""
+    from machines.errors import MachctlError
+    from machines.operations.fleetplan import PLAIN, fleet_plan
+
+    whole = f"machctl rollout {name}, or machctl apply --recreate {' '.join(undone)},"
+    by_apply = f"the next machctl apply does it again (machctl plan {name})"
+    try:
+        planned = fleet_plan(undone, host, verb="plan", wishes=PLAIN)
+    except MachctlError:
+        # They say something that cannot be done, or nothing that can be read: whoever corrects that is told then.
+        words = by_apply
+    else:
+        applied = any(planned.plans.get(each) for each in undone)
+        if any(each in planned.notes for each in undone):
+            # Another source makes its tree anew, which apply alone does not.
+            words = f"{whole} does it again" + f"; of what needs no new tree, {by_apply}" * applied
+        elif applied:
+            words = by_apply
+        else:
+            return
+    note(f"{', '.join(undone)}: the files still say what was undone; correct them, or {words}")
 
 
 def _status(names: list[str], host: RealHost, options: Options) -> None:
