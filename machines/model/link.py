@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count
+
 from machines.model.frozen import dataclass
 
 DEFAULT_BRIDGE = "machctl0"
 
 KINDS = ("bridge", "veth", "zone", "macvlan", "ipvlan", "interface")
 """The kinds of systemd.nspawn(5): Bridge=, VirtualEthernet=, Zone=, MACVLAN=, IPVLAN=, Interface=."""
+
+_NUMBERED = frozenset(f"host{number}" for number in range(1, 33))
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,26 @@ DEFAULT_LINKS = (Attachment("bridge", DEFAULT_BRIDGE),)
 def inner_names(links: tuple[Attachment, ...]) -> tuple[str, ...]:
     """Give what links are called inside the machine, in their order, as systemd-nspawn(1) calls them by default.
 
+    One without a name is called by its place, or, where another has that name for its own, by the first that is free.
     That of a macvlan or ipvlan is longer than the kernel takes where its parent's is: nspawn then cuts it, and keeps
     all of it as an altname.
     """
     defaults = {"macvlan": "mv-{}", "ipvlan": "iv-{}", "interface": "{}"}
-    return tuple(
-        link.name or defaults.get(link.kind, "").format(link.target) or f"host{index}"
-        for index, link in enumerate(links)
-    )
+    own = [link.name or defaults.get(link.kind, "").format(link.target) for link in links]
+    names = [name or (f"host{index}" if f"host{index}" not in own else "") for index, name in enumerate(own)]
+    for index, name in enumerate(names):
+        names[index] = name or next(free for free in map("host{}".format, count()) if free not in names)
+    return tuple(names)
+
+
+def outer_numbers(inner: Sequence[str]) -> tuple[int, ...]:
+    """Give the numbers of links that are called so inside, which their ends on the host are called by.
+
+    That of host1 is 1 wherever it stands: it keeps its end when a link before it goes. Others have their places, or,
+    where those are taken, the next that are free.
+    """
+    numbers = [int(name[4:]) if name in _NUMBERED else None for name in inner]
+    for index, number in enumerate(numbers):
+        if number is None:
+            numbers[index] = index if index not in numbers else next(n for n in count(len(inner)) if n not in numbers)
+    return tuple(number or 0 for number in numbers)

@@ -41,10 +41,10 @@ def plan_links(machine: Machine, host: Host, placement: Placement) -> Plan:
         reason = "it is no longer declared" if inner not in wanted else f"it led to {target}"
         parent = target.removeprefix(_INTERFACE) if target.startswith(_INTERFACE) else ""
         plan.append(steps.DetachLink(reason=reason, machine=machine.name, link=inner, parent=parent))
-    for index, wire in enumerate(wires(machine, placement)):
+    for wire in wires(machine, placement):
         # What nspawn cut to the length that the kernel takes is there under another name.
         if len(wire.inner) <= IFNAMSIZ and (wire.inner not in have or wire.inner in gone):
-            plan.append(_attach(machine.name, index, wire))
+            plan.append(_attach(machine.name, wire))
     return plan
 
 
@@ -76,11 +76,11 @@ def _targets(record: Record) -> set[str]:
     return found
 
 
-def _attach(name: str, index: int, wire: Wire) -> steps.AttachLink:
+def _attach(name: str, wire: Wire) -> steps.AttachLink:
     link = wire.link
     if wire.bridge:
         # Rules have the name that nspawn would give it; one that is too long for anybody else they have not.
-        outer = wire.outer if len(wire.outer) <= IFNAMSIZ else extra_link(name, index)
+        outer = wire.outer if len(wire.outer) <= IFNAMSIZ else extra_link(name, wire.number)
         wire = replace(wire, outer=outer, primary=False)
     make = {
         "macvlan": f"link add link {link.target} name {wire.inner} netns {{leader}} type macvlan mode bridge",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from machines.model.frozen import dataclass
-from machines.model.link import Attachment, inner_names
+from machines.model.link import Attachment, inner_names, outer_numbers
 from machines.model.machine import Machine
 from machines.model.names import IFNAMSIZ, extra_link, link_network, own_link
 from machines.model.network import Network
@@ -19,13 +19,15 @@ LINK_SETTINGS = ("VirtualEthernet", "Bridge=", "Zone=", "MACVLAN=", "IPVLAN=", "
 class Wire:
     """One link, placed: ``inner`` is its name in the machine, ``outer`` that of its other end on the host, if any.
 
-    ``primary`` is the one that nspawn makes of VirtualEthernet=yes. ``addresses`` have their prefixes; without any the
-    machine asks for some by DHCP. ``default`` is set for the link that has the default route.
+    ``number`` is what ``outer`` is told apart by: see outer_numbers(). ``primary`` is the one that nspawn makes of
+    VirtualEthernet=yes. ``addresses`` have their prefixes; without any the machine asks for some by DHCP. ``default``
+    is set for the link that has the default route.
     """
 
     link: Attachment
     inner: str
     outer: str
+    number: int
     primary: bool
     network: Network | None
     addresses: tuple[str, ...]
@@ -65,7 +67,8 @@ def wires(machine: Machine, placement: Placement) -> list[Wire]:
     """Give the links of a machine in their order."""
     found: list[Wire] = []
     primary = default = False
-    for index, (link, inner) in enumerate(zip(machine.links, inner_names(machine.links), strict=True)):
+    names = inner_names(machine.links)
+    for link, inner, number in zip(machine.links, names, outer_numbers(names), strict=True):
         name = link_network(link, machine.name)
         network = placement.networks.get(name) if name else None
         addresses, gateways = _addresses(link, None if link.vlan is not None else network, placement)
@@ -75,7 +78,8 @@ def wires(machine: Machine, placement: Placement) -> list[Wire]:
             Wire(
                 link,
                 inner,
-                _outer(machine.name, index, link, primary=first),
+                _outer(machine.name, number, link, primary=first),
+                number,
                 first,
                 network,
                 addresses,
@@ -114,13 +118,13 @@ def _can_be_primary(machine: Machine, link: Attachment, inner: str) -> bool:
     return link.kind in {"bridge", "zone"} and (not machine.restricted or len(f"vb-{machine.name}") <= IFNAMSIZ)
 
 
-def _outer(name: str, index: int, link: Attachment, *, primary: bool) -> str:
+def _outer(name: str, number: int, link: Attachment, *, primary: bool) -> str:
     if link.kind == "veth":
         return own_link(name)
     if link.kind not in {"bridge", "zone"}:
         return ""
     # nspawn cuts a longer name and keeps all of it as an altname, which ip(8) takes as well.
-    return f"vb-{name}" if primary else extra_link(name, index)
+    return f"vb-{name}" if primary else extra_link(name, number)
 
 
 def network_settings(found: list[Wire]) -> list[str]:

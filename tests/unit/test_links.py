@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from machines.cli.verbs.net import _kept
 from machines.declare.fleet import parse_fleet
 from machines.declare.links import format_link, parse_bridge, parse_link, with_addresses
 from machines.errors import Conflict, InvalidValue
@@ -115,6 +116,52 @@ def test_none_of_its_own_is_the_default_one() -> None:
 def test_names_inside() -> None:
     found = inner_names(linked("macvlan:eth0", "bridge:br0", "zone:lab,name=z", "interface:eth1", "veth").links)
     assert found == ("mv-eth0", "host1", "z", "eth1", "host4")
+
+
+@pytest.mark.parametrize(
+    ("texts", "inner", "outer"),
+    [
+        (("bridge:br0", "zone:lab"), ("host0", "host1"), ("vb-web", "vb1-web")),
+        (("bridge:br0,name=host1", "zone:lab"), ("host1", "host0"), ("vb1-web", "vb-web")),
+        (("bridge:br0,name=host1", "bridge:br1,vlan=5"), ("host1", "host0"), ("vb1-web", "vb2-web")),
+        (
+            ("bridge:br0", "zone:lab,name=host2", "bridge:br1"),
+            ("host0", "host2", "host1"),
+            ("vb-web", "vb2-web", "vb1-web"),
+        ),
+        (("bridge:br0", "zone:lab,name=host0"), ("host1", "host0"), ("vb1-web", "vb-web")),
+        (("bridge:br0,name=lan", "zone:lab"), ("lan", "host1"), ("vb0-web", "vb1-web")),
+        (("bridge:br0,name=host1", "zone:lab,name=lan"), ("host1", "lan"), ("vb1-web", "vb2-web")),
+        (("interface:host1", "zone:lab"), ("host1", "host0"), ("", "vb-web")),
+    ],
+)
+def test_link_gets_a_name_that_no_other_has(
+    texts: tuple[str, ...], inner: tuple[str, ...], outer: tuple[str, ...]
+) -> None:
+    declared = linked(*texts)
+    found = wires(declared, place(declared, empty_host()))
+    assert (tuple(wire.inner for wire in found), tuple(wire.outer for wire in found)) == (inner, outer)
+
+
+def test_links_that_stay_keep_their_names_when_others_come_and_go() -> None:
+    links = linked("bridge:br0", "zone:lab").links
+    assert _kept(links, (0, 1), (Attachment("veth"),)) == (
+        links[0],
+        parse_link("zone:lab,name=host1"),
+        Attachment("veth"),
+    )
+    assert _kept(links, (1,)) == (parse_link("zone:lab,name=host1"),)
+    named = linked("bridge:br0", "zone:lab,name=host0").links
+    assert _kept(named, (0,)) == (parse_link("bridge:br0,name=host1"),)
+    # What asks for the name of a link that is there is refused, and takes it from nobody.
+    assert inner_names(_kept(links[:1], (0,), (parse_link("veth,name=host0"),))) == ("host0", "host0")
+
+
+def test_link_that_comes_after_the_first_went_leaves_the_other_alone() -> None:
+    host = live(linked("bridge:br0", "zone:lab"), "host1", links={"br0": Link("br0", "bridge")})
+    plan = plan_machine(linked("zone:lab,name=host1", "bridge:br1"), host)
+    (step,) = [step for step in plan if isinstance(step, steps.AttachLink)]
+    assert (step.link, step.make) == ("host0", "link add vb-web type veth peer name host0 netns {leader}")
 
 
 def test_address_of_the_command_line_is_the_first_links() -> None:

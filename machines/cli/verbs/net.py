@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from machines.cli import words
 from machines.cli.editing import edit_machine
@@ -58,7 +58,7 @@ def attach(
                     f"machine {name} has the host's network", hint=f"take network out of {machine.origin}, then apply"
                 )
             machine = replace(machine, network="private")
-        return replace(machine, links=_named(machine.links) + found)
+        return replace(machine, links=_kept(machine.links, range(len(machine.links)), found))
 
     _change(context, name, edit, "attach", f"attached {', '.join(links)} to {name}", f"{name} has these links already")
 
@@ -75,21 +75,26 @@ def detach(
 
     def edit(machine: Machine) -> Machine:
         gone = {_find(machine, text) for text in links}
-        left = tuple(link for index, link in enumerate(_named(machine.links)) if index not in gone)
+        left = _kept(machine.links, [index for index in range(len(machine.links)) if index not in gone])
         return replace(machine, links=left, network="private" if left else "none")
 
     _change(context, name, edit, "detach", f"detached {', '.join(links)} from {name}", f"{name} has no such link")
 
 
-def _named(links: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
-    """These links called what they are called now, wherever they come to stand."""
-    plain = inner_names(links)
-    return tuple(
-        link
-        if link.name or link.kind in {"macvlan", "ipvlan", "interface"} or index == 0
-        else replace(link, name=inner)
-        for index, (link, inner) in enumerate(zip(links, plain, strict=True))
-    )
+def _kept(
+    links: tuple[Attachment, ...], numbers: Sequence[int], more: tuple[Attachment, ...] = ()
+) -> tuple[Attachment, ...]:
+    """Those of the links that have these numbers, called what they are called now wherever they come to stand."""
+    inner = inner_names(links)
+    # The first is called host0 without being told so, but for where another has that name.
+    plain = tuple(links[number] if number == 0 else _named(links[number], inner[number]) for number in numbers) + more
+    if inner_names(plain)[: len(numbers)] == tuple(inner[number] for number in numbers):
+        return plain
+    return tuple(_named(links[number], inner[number]) for number in numbers) + more
+
+
+def _named(link: Attachment, inner: str) -> Attachment:
+    return link if link.name or link.kind in {"macvlan", "ipvlan", "interface"} else replace(link, name=inner)
 
 
 def _find(machine: Machine, text: str) -> int:

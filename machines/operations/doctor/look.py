@@ -145,7 +145,7 @@ class Look(HostLook):
             other = self.other_end(link)
             if other is not None:
                 kind = Attachment("bridge", other.master) if other.master else Attachment("veth")
-                found.append(Wire(kind, link.name, other.name, not found, None, (), (), not found))
+                found.append(Wire(kind, link.name, other.name, len(found), not found, None, (), (), not found))
         return found
 
     @cached_property
