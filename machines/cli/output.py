@@ -88,8 +88,13 @@ def colours(options: Options) -> bool:
     )
 
 
-def show_rows(rows: Sequence[Row], columns: Sequence[str], options: Options, *, empty: str = "") -> None:
-    """Print rows in the format that was asked for; a table has ``columns``, the other formats every key."""
+def show_rows(
+    rows: Sequence[Row], columns: Sequence[str], options: Options, *, empty: str = "", named: str = "name"
+) -> None:
+    """Print rows in the format that was asked for; a table has ``columns``, the other formats every key.
+
+    ``named`` is the key of what rows are called by; each name is printed once, and a row without one has none.
+    """
     match options.output:
         case "json":
             import json
@@ -105,8 +110,8 @@ def show_rows(rows: Sequence[Row], columns: Sequence[str], options: Options, *, 
                 writer.writerow(columns)
             writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
         case "name":
-            for row in rows:
-                say(str(row["name"]))
+            for name in dict.fromkeys(str(row[named]) for row in rows if row[named]):
+                say(name)
         case _:
             _table(rows, columns, options, empty)
 

@@ -39,6 +39,9 @@ def test_list_prints_what_programs_read(debian: Road) -> None:
     assert '- name: "debian"' in yaml
     assert f'    - "{address}"' in yaml
     assert host.machctl("list", "-o", "name").stdout == "debian\n"
+    assert host.machctl("ip", "-o", "name").stdout == host.machctl("net", "ls", "-o", "name").stdout == "debian\n"
+    assert "debian" in host.machctl("events", "-o", "name").stdout.splitlines()
+    assert host.machctl("doctor", "-o", "name", status=None).status < 2
     assert host.machctl("--no-legend", "list").stdout.split()[:2] == ["debian", "running"]
     assert host.machctl("list", "--no-legend", "-o", "csv").stdout.startswith("debian,running,")
     host.machctl("list", "-o", "xml", status=2).says("xml", "json")

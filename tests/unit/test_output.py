@@ -15,7 +15,10 @@ from machines.cli.options import Options
 from machines.cli.output import report_error, show_object, show_rows
 from machines.cli.plans import show_plan
 from machines.cli.several import exit_status
+from machines.cli.verbs import doctor, events, net
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound, Several, TimedOut
+from machines.operations.doctor import Finding
+from machines.operations.events import Event
 from machines.plan import steps
 
 ROWS = [
@@ -51,6 +54,41 @@ def test_table_without_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(rows(capsys, output="json")) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [({}, "db\nweb\n"), ({"named": "state"}, "stopped\nrunning\n"), ({"named": "ports"}, "['8080:80']\n")],
+)
+def test_names_are_of_the_rows_once(capsys: pytest.CaptureFixture[str], words: dict[str, str], said: str) -> None:
+    show_rows([*ROWS, ROWS[0]], COLUMNS, Options.checked(output="name"), **words)
+    assert capsys.readouterr() == (said, "")
+
+
+def test_every_listing_says_what_its_rows_are_called_by(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"machine": "web", "link": "host0"},
+        {"machine": "web", "link": "host1"},
+        {"machine": "db", "link": "host0"},
+    ]
+    happened = [
+        Event(0.0, "web", "unit", "started"),
+        Event(1.0, "", "unit", "failed"),
+        Event(2.0, "web", "unit", "failed"),
+    ]
+    options = Options.checked(output="name")
+    context = click.Context(click.Command("machctl"), obj=options)
+    monkeypatch.setattr(net, "_rows", lambda _: rows)
+    monkeypatch.setattr(events, "history", lambda *_: happened)
+    net.ls(context, [])
+    net.ip(context, [])
+    assert capsys.readouterr().out == "web\ndb\n" * 2
+    events._past(None, lambda _: True, None, None, options)
+    assert capsys.readouterr().out == "web\n"
+    doctor._show([Finding("clock", "ok", "right"), Finding("disk", "bad", "full")], options)
+    assert capsys.readouterr().out == "clock\ndisk\n"
 
 
 def test_csv(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,8 @@ def _mend(look: Callable[[], list[Finding]], name: str, host: RealHost, options:
 
 def _show(findings: Sequence[Finding], options: Options) -> None:
     if options.output != "table":
-        show_rows([finding.row() for finding in findings], ("check", "level", "message", "remedy"), options)
+        columns = ("check", "level", "message", "remedy")
+        show_rows([finding.row() for finding in findings], columns, options, named="check")
         return
     for finding in findings:
         if options.quiet and finding.level == "ok":

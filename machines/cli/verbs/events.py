@@ -66,7 +66,7 @@ def _past(
         if not found and options.output != "json" and options.legend:
             note(f"nothing happened since {since or 'the boot of this host'}")
     else:
-        show_rows([event.row() for event in found], _COLUMNS, options)
+        show_rows([event.row() for event in found], _COLUMNS, options, named="machine")
 
 
 async def _follow(

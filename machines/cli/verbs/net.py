@@ -27,7 +27,7 @@ def ls(
     names: list[str] = names_argument("The machines, or patterns such as 'web*'; all if left out.", optional=True),
 ) -> None:
     """List the links of machines: what is declared, and what is there where they run."""
-    show_rows(_rows(names), LINKS, context.obj, empty="no machine has a link")
+    show_rows(_rows(names), LINKS, context.obj, empty="no machine has a link", named="machine")
 
 
 def ip(
@@ -35,7 +35,7 @@ def ip(
     names: list[str] = names_argument("The machines, or patterns such as 'web*'; all if left out.", optional=True),
 ) -> None:
     """Show the addresses of machines by their links; those of a stopped one are those it is going to have."""
-    show_rows(_rows(names), ADDRESSES, context.obj, empty="no machine has a link")
+    show_rows(_rows(names), ADDRESSES, context.obj, empty="no machine has a link", named="machine")
 
 
 def attach(
