@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from machines.model.frozen import NamedTuple
 
@@ -22,6 +22,10 @@ class Payload(NamedTuple):
     directory: str = ""
     ports: tuple[str, ...] = ()
     stop_signal: str = ""
+
+    def told(self, command: Sequence[str], user: str | None) -> Payload:
+        """Give it with another command and user, where those are told."""
+        return self._replace(command=tuple(command) or self.command, user=user or self.user)
 
 
 class Base(NamedTuple):

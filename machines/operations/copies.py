@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import check_machine as check_declared
@@ -49,13 +49,17 @@ async def clone(
     forget: bool = True,
     snapshot: str = "",
     machine: Machine | None = None,
+    intent: str = "new",
+    command: Sequence[str] = (),
+    user: str | None = None,
     dry_run: bool = False,
 ) -> tuple[Plan, list[str]]:
     """Make machine ``name`` a copy of ``source``, or of a snapshot of it; give the plan and what it does not share.
 
     With ``forget`` it gets an identity of its own: machine ID, host name, ssh host keys. An address, a MAC address and
-    published ports are its own in any case. ``machine`` is how it is declared, if not as the source is. Raises NotFound
-    for a source that is not there, Conflict for a name that is taken.
+    published ports are its own in any case. ``machine`` is how it is declared, if not as the source is, ``intent`` what
+    is recorded of it, and ``command`` what one without an init is to run, as ``user``. Raises NotFound for a source
+    that is not there, Conflict for a name that is taken.
     """
     check_ready(host, verb="clone")
     check_new_name(name)
@@ -91,7 +95,9 @@ async def clone(
                 )
                 networks, observed = plan_needed(wanted, observed)
                 copy = _copy(source, snapshot, observed, host, forget=forget)
-                made = plan_machine(wanted, observed, declaration=declaration, copy=copy, intent="new")
+                if copy.payload:
+                    copy = replace(copy, payload=copy.payload.told(command, user))
+                made = plan_machine(wanted, observed, declaration=declaration, copy=copy, intent=intent)
                 plan = networks + closed_like(made, like.origin)
             if not dry_run:
                 await make_planned(wanted, plan, host, reporter)

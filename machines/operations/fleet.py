@@ -77,8 +77,7 @@ async def create(
             progress = partial(reporter.progress, machine.name)
             base = await make_base(made_of, host, progress, fresh=fresh, as_is=archive is not None)
         if base.payload:
-            own = base.payload._replace(command=tuple(command) or base.payload.command, user=user or base.payload.user)
-            base = base._replace(payload=own)
+            base = base._replace(payload=base.payload.told(command, user))
         async with host.files.fleet_lock():
             observed = await _cleared(machine, host, reporter, dry_run=dry_run)
             raise_all(check_new(machine, observed, declared_machines(host), base))

@@ -207,3 +207,21 @@ def test_a_run_that_was_killed_is_cleaned_up_by_gc(pool: Host) -> None:
         done = pool.machctl("gc")
         assert "job" in done.stdout + done.stderr
         assert pool.state("job") == ""
+
+
+def test_a_run_of_a_copy_leaves_the_other_as_it_was(btrfs: Host) -> None:
+    btrfs.inside("debian", "echo mine >/root/mine")
+    words = ("run", "--name", "job", "machine:debian", "--", "sh", "-c")
+    done = btrfs.machctl(*words, "cat /root/mine; hostname; rm /root/mine; exit 42", status=42)
+    assert done.stdout == "mine\njob\n"
+    assert btrfs.state("job") == ""
+    assert btrfs.inside("debian", "cat /root/mine") == "mine"
+    btrfs.machctl("run", "--package", "jq", "machine:debian", "--", "true", status=2).says("takes no packages")
+    btrfs.machctl("run", "machine:nosuch", "--", "true", status=125).says("no machine nosuch")
+    with btrfs.background("machctl", *words, "echo here; exec sleep 600") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        btrfs.sh("kill -KILL $(pgrep -f '[m]achctl run .*--name job')")
+        process.wait(timeout=30)
+        btrfs.machctl("gc")
+        assert btrfs.state("job") == ""

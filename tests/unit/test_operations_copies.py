@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,18 +13,22 @@ import pytest
 
 from acting import REPORTER, create, web
 from fakes import FakeHost
+from machines.cli.verbs import run
 from machines.declare.fleet import FLEET_FILE, own_file, parse_fleet
 from machines.declare.links import parse_link
 from machines.declare.write import write_machine
 from machines.errors import Conflict, NotFound
+from machines.model.base import Payload
 from machines.model.machine import Machine, Publish
 from machines.model.observed import Link
 from machines.model.snapshot import Origin, Snapshot
 from machines.model.source import Source
 from machines.operations import copies
+from machines.operations.records import read_records, write_record
 from machines.operations.transfer import bring
 from machines.plan import steps
 from machines.plan.steps import Plan
+from machines.render import paths
 from samples import machine
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -41,6 +46,11 @@ def host(host: FakeHost) -> FakeHost:
 
 def clone(host: FakeHost, made: Machine | None = None) -> tuple[Plan, list[str]]:
     return asyncio.run(copies.clone("web", "two", host, REPORTER, machine=made, dry_run=True))
+
+
+async def making(host: Any, made: Machine, *, intent: str = "", command: list[str] | None = None) -> Plan:
+    """What run does with a copy of web."""
+    return await run._making(made, host, REPORTER, intent=intent, command=command or [], user=None, dry_run=True)
 
 
 def declaration(plan: Plan) -> Machine:
@@ -88,6 +98,29 @@ def test_copy_is_checked_with_what_the_fleet_has_for_all(host: FakeHost, tmp_pat
     host.files.texts[FLEET_FILE] = f"[defaults]\nbinds = ['{tmp_path}/nowhere:/srv']\n"
     with pytest.raises(NotFound, match=f"{tmp_path}/nowhere"):
         clone(host, machine("two", origin=own_file("two"), source=Source("machine", "web")))
+
+
+def test_copy_for_one_command_is_recorded_as_such_until_that_ends(host: FakeHost) -> None:
+    create(host, web())
+    made = machine("two", origin=own_file("two"), source=Source("machine", "web"), bridges=("br0",))
+    plan = asyncio.run(making(host, made, intent="throwaway 7"))
+    records = [step.record for step in plan if isinstance(step, (steps.Claim, steps.Keep))]
+    assert [record.intent for record in records] == ["throwaway 7"]
+    assert declaration(plan).source == web().source
+
+
+@pytest.mark.parametrize(("command", "runs"), [(["date"], ("date",)), ([], ("serve",))])
+def test_copy_without_an_init_runs_what_it_is_told_to(
+    host: FakeHost, command: list[str], runs: tuple[str, ...]
+) -> None:
+    create(host, web())
+    record = read_records(host)["web"]
+    host.files.texts[paths.machine_record("web")] = write_record(
+        dataclasses.replace(record, payload=Payload(("serve",)))
+    )
+    made = machine("two", origin=own_file("two"), source=Source("machine", "web"), bridges=("br0",))
+    (claim,) = [step for step in asyncio.run(making(host, made, command=command)) if isinstance(step, steps.Claim)]
+    assert claim.record.payload == Payload(runs)
 
 
 def test_what_cannot_be_a_machine_is_not_there(host: FakeHost) -> None:

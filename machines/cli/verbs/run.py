@@ -25,6 +25,8 @@ from machines.model.machine import Machine
 from machines.operations import fleet, lifecycle
 from machines.operations.records import read_records
 from machines.operations.remove import remove
+from machines.operations.reporter import Reporter
+from machines.plan.steps import Plan
 from machines.render import paths
 
 
@@ -55,17 +57,17 @@ def run_(
     # Whoever finds it without this process removes it.
     intent = "" if keep else f"throwaway {host.files.this_process()}"
     progress = Progress(options)
+    making = _making(machine, host, progress, intent=intent, command=command, user=user, dry_run=options.dry_run)
     if options.dry_run:
         from machines.cli.plans import show_plan
 
-        show_plan({called: run(fleet.create(machine, host, progress, dry_run=True), timeout=None, what="run")}, options)
+        show_plan({called: run(making, timeout=None, what="run")}, options)
         return
     _catch(options.timeout)
     signal.setitimer(signal.ITIMER_REAL, options.timeout or 0)
     made = False
     try:
         try:
-            making = fleet.create(machine, host, progress, intent=intent, command=command, user=user)
             run(making, timeout=options.timeout, what=f"run {source}", quick=True)
         finally:
             progress.clear()
@@ -85,6 +87,28 @@ def run_(
     if keep and not options.quiet:
         note(f"kept {called}")
     raise words.Exit(status)
+
+
+async def _making(
+    machine: Machine,
+    host: RealHost,
+    reporter: Reporter,
+    *,
+    intent: str,
+    command: list[str],
+    user: str | None,
+    dry_run: bool,
+) -> Plan:
+    """Make the machine, of a base or as a copy of another."""
+    if machine.source.kind != "machine":
+        return await fleet.create(machine, host, reporter, intent=intent, command=command, user=user, dry_run=dry_run)
+    from machines.operations.copies import clone
+
+    plan, _ = await clone(
+        machine.source.reference, machine.name, host, reporter,
+        machine=machine, intent=intent or "new", command=command, user=user, dry_run=dry_run,
+    )  # fmt: skip
+    return plan
 
 
 def _run(machine: Machine, command: list[str], host: RealHost, *, user: str | None, timeout: float | None) -> int:
@@ -135,8 +159,6 @@ def _check_command(name: str, payload: Payload, host: RealHost) -> None:
 
 
 def _remove(name: str, host: RealHost) -> None:
-    from machines.operations.reporter import Reporter
-
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
