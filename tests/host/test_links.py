@@ -134,6 +134,25 @@ def test_links_come_and_go_while_it_runs(linked: Host) -> None:
     linked.machctl("rm", "--force", "links")
 
 
+def test_a_link_that_comes_after_the_first_went_has_a_name_of_its_own(linked: Host) -> None:
+    linked.machctl("rm", "--force", "links", status=None)
+    linked.machctl("create", "debian", "links", "--bridge", "br0", "--bridge", "lbr2", "--start", "--wait", "ip")
+    kept = links(linked, "links")["host1"]["addresses"]
+    linked.machctl("net", "detach", "links", "host0")
+    linked.machctl("net", "attach", "links", "zone:lab")
+    there = links(linked, "links")
+    assert set(there) == {"host0", "host1"}
+    assert (there["host0"]["target"], there["host1"]["target"]) == ("lab", "lbr2")
+    assert there["host1"]["addresses"] == kept
+    linked.machctl("restart", "links", "--wait", "ip")
+    after = links(linked, "links")
+    assert {inner: row["addresses"] for inner, row in after.items()} == {
+        inner: row["addresses"] for inner, row in there.items()
+    }
+    assert linked.machctl("plan", "--detailed-exitcode").status == 0
+    linked.machctl("rm", "--force", "links")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
