@@ -45,6 +45,6 @@ def open_shell(
     )
     try:
         connected()
-        return forward(fd)
+        return forward(fd, what=path or f"the shell in machine {name}")
     finally:
         os.close(fd)

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 from machines.host.bus.signals import Caught
+from machines.host.bus.stdio import is_lost, unwritten
 
 ESCAPE = b"\x1d"
 """^], which leaves when typed ESCAPES times within ESCAPE_SECONDS."""
@@ -69,6 +70,7 @@ def set_size(pty_fd: int, *, stdin: int = 0, stdout: int = 1) -> None:
 def forward(
     pty_fd: int,
     *,
+    what: str,
     stdin: int = 0,
     stdout: int = 1,
     escape: bool = True,
@@ -82,6 +84,8 @@ def forward(
     when they are readable: true ends it as "closed", as does the end of our own terminal or output. SIGTERM,
     SIGHUP, SIGINT and SIGQUIT are given to ``on_signal``; without that they end this process as usual, but with
     its terminal restored. To be called on the main thread; ``pty_fd`` stays open.
+
+    Raises CommandFailed for output of ``what`` that could not be written.
     """
     ending: list[int] = []
     with ExitStack() as stack:
@@ -93,6 +97,8 @@ def forward(
     if ending:
         # With the handlers of before in place again, the signal does what it would have done.
         os.kill(os.getpid(), ending[0])
+    if forwarder.lost is not None:
+        raise unwritten(what, forwarder.lost)
     return reason
 
 
@@ -106,6 +112,8 @@ class _Forwarder:
         self._eof = False
         self._middle = False
         self._terminal = os.isatty(stdin)
+        self._shows = os.isatty(stdout)
+        self.lost: OSError | None = None
         self._keys = EscapeKeys() if escape and self._terminal else None
         self._held_until = 0.0 if self._terminal else time.monotonic() + HELD_SECONDS
         self._modes = termios.tcgetattr(stdin) if self._terminal else None
@@ -204,7 +212,9 @@ class _Forwarder:
             self._shown = self._shown[os.write(self._stdout, self._shown[:_WRITE]) :]
         except BlockingIOError:
             return True
-        except OSError:
+        except OSError as error:
+            if is_lost(error, terminal=self._shows):
+                self.lost = error
             return False
         return True
 

@@ -107,6 +107,20 @@ def test_a_signal_ends_the_command_in_the_machine(host: Host) -> None:
     assert until(lambda: inside(host, *count), lambda text: text == "0\n", limit=5) == "0\n"
 
 
+@pytest.mark.parametrize("flags", ["", "--tty"])
+def test_output_that_cannot_be_written_is_machctls_own_failure(host: Host, flags: str) -> None:
+    done = host.run("sh", "-c", f"machctl exec {flags} debian -- seq 1 20000 >/dev/full", status=125)
+    assert done.stderr == "machctl: the output of seq could not be written: No space left on device\n"
+    done = host.run("sh", "-c", "machctl shell debian /usr/bin/seq 1 20000 >/dev/full", status=1)
+    done.says("the output of /usr/bin/seq could not be written: No space left on device")
+
+
+def test_a_reader_who_has_had_enough_ends_the_command(host: Host) -> None:
+    script = "{ machctl exec debian -- seq 1 1000000; echo $? >&2; } | head -n 1"
+    done = host.run("sh", "-c", script)
+    assert (done.stdout, done.stderr) == ("1\n", "141\n")
+
+
 def test_many_at_once_do_not_disturb_each_other(host: Host) -> None:
     script = """
         for i in 1 2 3 4 5 6 7 8; do machctl exec debian -- sh -c "echo $i; exit $i" & pids="$pids $!"; done

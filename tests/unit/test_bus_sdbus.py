@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import pty
 
 import pytest
 
@@ -85,3 +87,40 @@ def test_input_is_copied_to_its_end(tmp_path):
         os.close(guest)
     os.close(file)
     assert got == b"x" * 300_000
+
+
+def test_output_that_cannot_be_written_is_remembered():
+    full = os.open("/dev/full", os.O_WRONLY)
+    with Stdio(stdin=None, stdout=full, stderr=full) as stdio:
+        os.write(stdio.fds[1], b"one")
+        stdio.ready(set(stdio.wants()))
+        assert stdio.lost is None
+        stdio.ready(set(stdio.wants()))
+        assert stdio.lost is not None
+        assert stdio.lost.errno == errno.ENOSPC
+        # The command learns of it as of a closed pipe.
+        assert stdio.wants() == {}
+        with pytest.raises(BrokenPipeError):
+            os.write(stdio.fds[1], b"two")
+    os.close(full)
+
+
+def test_what_is_left_at_the_end_and_cannot_be_written_is_remembered():
+    full = os.open("/dev/full", os.O_WRONLY)
+    with Stdio(stdin=None, stdout=full, stderr=full) as stdio:
+        os.write(stdio.fds[1], b"one")
+        stdio.close_guest_ends()
+        stdio.drain(lambda: False)
+        assert stdio.lost is not None
+    os.close(full)
+
+
+def test_a_terminal_that_hung_up_loses_nothing():
+    outer, inner = pty.openpty()
+    with Stdio(stdin=None, stdout=inner, stderr=inner) as stdio:
+        os.close(outer)
+        os.write(stdio.fds[1], b"one")
+        stdio.close_guest_ends()
+        stdio.drain(lambda: False)
+        assert stdio.lost is None
+    os.close(inner)

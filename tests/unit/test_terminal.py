@@ -13,6 +13,7 @@ import tty
 
 import pytest
 
+from machines.errors import CommandFailed
 from machines.host import terminal
 from machines.host.terminal import EscapeKeys, forward
 
@@ -75,7 +76,7 @@ def test_all_output_is_shown_before_the_end(session, tmp_path):
         close(session, "slave")
 
     thread = later(guest)
-    assert forward(session["master"], stdin=session["inner"], stdout=out) == "closed"
+    assert forward(session["master"], what="sh", stdin=session["inner"], stdout=out) == "closed"
     thread.join()
     os.close(out)
     assert (tmp_path / "out").read_bytes() == b"x" * 200_000 + b"END"
@@ -83,7 +84,7 @@ def test_all_output_is_shown_before_the_end(session, tmp_path):
 
 def test_a_session_without_output_ends(session):
     close(session, "slave")
-    assert forward(session["master"], stdin=session["inner"], stdout=session["inner"]) == "closed"
+    assert forward(session["master"], what="sh", stdin=session["inner"], stdout=session["inner"]) == "closed"
 
 
 def test_typing_arrives_and_escape_leaves_with_the_terminal_as_before(session):
@@ -95,7 +96,7 @@ def test_typing_arrives_and_escape_leaves_with_the_terminal_as_before(session):
         os.write(session["outer"], b"\x03hi\x1d\x1d\x1d")
 
     thread = later(user)
-    assert forward(session["master"], stdin=session["inner"], stdout=session["inner"]) == "escape"
+    assert forward(session["master"], what="sh", stdin=session["inner"], stdout=session["inner"]) == "escape"
     thread.join()
     assert read_all(session["slave"]).startswith(b"\x03hi")
     assert termios.tcgetattr(session["inner"]) == before
@@ -130,7 +131,7 @@ def test_the_size_is_passed_on_and_kept_up(session):
         close(session, "slave")
 
     thread = later(user)
-    forward(session["master"], stdin=session["inner"], stdout=session["inner"])
+    forward(session["master"], what="sh", stdin=session["inner"], stdout=session["inner"])
     thread.join()
     assert seen == [(33, 101), (50, 120)]
 
@@ -149,7 +150,7 @@ def test_piped_input_is_followed_by_its_end(session, monkeypatch, tmp_path):
 
     thread = later(guest)
     out = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
-    assert forward(session["master"], stdin=reading, stdout=out) == "closed"
+    assert forward(session["master"], what="sh", stdin=reading, stdout=out) == "closed"
     thread.join()
     os.close(out)
     os.close(reading)
@@ -162,7 +163,10 @@ def test_a_watched_descriptor_ends_it_after_what_was_shown(session, tmp_path):
     os.write(session["slave"], b"last words")
     os.write(writing, b"x")
     out = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
-    assert forward(session["master"], stdin=session["inner"], stdout=out, watch={reading: lambda: True}) == "closed"
+    assert (
+        forward(session["master"], what="sh", stdin=session["inner"], stdout=out, watch={reading: lambda: True})
+        == "closed"
+    )
     for fd in (reading, writing, out):
         os.close(fd)
     assert (tmp_path / "out").read_bytes() == b"last words"
@@ -180,7 +184,7 @@ def test_a_signal_is_passed_on_when_wanted(session):
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = later(user)
-    forward(session["master"], stdin=session["inner"], stdout=session["inner"], on_signal=on_signal)
+    forward(session["master"], what="sh", stdin=session["inner"], stdout=session["inner"], on_signal=on_signal)
     thread.join()
     assert got == [signal.SIGTERM]
 
@@ -190,10 +194,34 @@ def test_a_signal_that_ends_the_process_finds_the_terminal_restored(session):
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        forward(session["master"], stdin=session["inner"], stdout=session["inner"])
+        forward(session["master"], what="sh", stdin=session["inner"], stdout=session["inner"])
         os._exit(0)
     wait_for_raw(session["inner"])
     os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
     assert termios.tcgetattr(session["inner"]) == before
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_output_that_cannot_be_written_is_an_error(session, watched):
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    tty.setraw(session["slave"])
+    os.write(session["slave"], b"some words")
+    full = os.open("/dev/full", os.O_WRONLY)
+    before = termios.tcgetattr(session["inner"])
+    watch = {reading: lambda: True} if watched else {}
+    with pytest.raises(CommandFailed, match=r"^the output of seq could not be written: No space left on device$"):
+        forward(session["master"], what="seq", stdin=session["inner"], stdout=full, watch=watch)
+    assert termios.tcgetattr(session["inner"]) == before
+    for fd in (reading, writing, full):
+        os.close(fd)
+
+
+def test_a_reader_who_has_had_enough_is_none(session):
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.write(session["slave"], b"some words")
+    assert forward(session["master"], what="sh", stdin=session["inner"], stdout=writing) == "closed"
+    os.close(writing)

@@ -19,7 +19,7 @@ from machines.host.bus import transient
 from machines.host.bus._sdbus import Bus, BusError, open_host
 from machines.host.bus.errors import DBUS
 from machines.host.bus.signals import Caught
-from machines.host.bus.stdio import Stdio
+from machines.host.bus.stdio import Stdio, unwritten
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 from machines.host.registered import Registered, registered_machine
 
@@ -60,7 +60,8 @@ def exec_in(
 
     Raises NotRunning, NotPermitted (needs root), Unsupported (no systemd or bus in the guest), InvalidValue,
     NotFound (user, directory), and CommandFailed: with exit code 127 for no such command, 126 for one that
-    cannot be executed. Rests on StartTransientUnit of org.freedesktop.systemd1(5).
+    cannot be executed; and for output that could not be written, however the command ended. Rests on
+    StartTransientUnit of org.freedesktop.systemd1(5).
     """
     env = dict(env or {})
     transient.check(argv, user=user, env=env, cwd=cwd)
@@ -79,7 +80,10 @@ def exec_in(
             # What ends by itself in time needs nobody who sees to that.
             with _Guard(machine, command.unit) if limit is None else contextlib.nullcontext():
                 _wait(command, stdio, caught)
-            return command.exit_code()
+            code = command.exit_code()
+            if stdio.lost is not None:
+                raise unwritten(argv[0], stdio.lost)
+            return code
 
 
 class _Command:
@@ -242,10 +246,19 @@ def _with_terminal(command: _Command, env: dict[str, str]) -> int:
         set_size(master)
         env.setdefault("TERM", os.environ.get("TERM", "dumb"))
         command.start(env, fds=[ends[1]] * 3, tty=rest[0])
-        forward(master, escape=False, watch={command.bus.fileno(): dispatch}, on_signal=command.forward)
+        try:
+            forward(
+                master,
+                what=command.argv[0],
+                escape=False,
+                watch={command.bus.fileno(): dispatch},
+                on_signal=command.forward,
+            )
+        finally:
+            if not command.finished:
+                # Our own terminal is gone, or what it shows cannot be written.
+                command.forward(signal.SIGHUP)
         if not command.finished:
-            # Our own terminal is gone.
-            command.forward(signal.SIGHUP)
             return 128 + signal.SIGHUP
         return command.exit_code()
     finally:

@@ -8,15 +8,28 @@ same one again for writing (/proc/self/fd), with a directory it could leave its 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
 import stat
 from collections.abc import Callable
 
+from machines.errors import CommandFailed
+
 CHUNK = 256 * 1024
 _TERMINAL_CHUNK = 4096
 _PIPE_SIZE = 1024 * 1024
+
+
+def is_lost(error: OSError, *, terminal: bool) -> bool:
+    """Tell whether a failed write lost output that somebody waits for: not where its reader or terminal is gone."""
+    return error.errno != errno.EPIPE and not (terminal and error.errno == errno.EIO)
+
+
+def unwritten(what: str, error: OSError) -> CommandFailed:
+    """Give the error for output of ``what`` that could not be written."""
+    return CommandFailed(f"the output of {what} could not be written: {error.strerror}")
 
 
 class _Channel:
@@ -28,8 +41,10 @@ class _Channel:
         self.ours = ours
         self.buffer = b""
         self.open = True
+        self.lost: OSError | None = None
+        self._terminal = sink != ours and os.isatty(sink)
         # A write to a terminal that poll(2) calls writable may still wait when it is a long one.
-        self.limit = _TERMINAL_CHUNK if sink != ours and os.isatty(sink) else CHUNK
+        self.limit = _TERMINAL_CHUNK if self._terminal else CHUNK
 
     def wants(self) -> tuple[int, int]:
         return (self.sink, select.POLLOUT) if self.buffer else (self.source, select.POLLIN)
@@ -45,8 +60,10 @@ class _Channel:
                 self.close()
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError as error:
             # EPIPE: nobody reads it any more. EIO: the terminal is gone.
+            if self.buffer and self.sink != self.ours and is_lost(error, terminal=self._terminal):
+                self.lost = error
             self.close()
         return self.open
 
@@ -103,6 +120,11 @@ class Stdio:
                 fd, event = channel.wants()
                 events[fd] = events.get(fd, 0) | event
         return events
+
+    @property
+    def lost(self) -> OSError | None:
+        """What kept output of the command from being written, if anything did."""
+        return next((channel.lost for channel in self._channels if channel.lost is not None), None)
 
     def ready(self, fds: set[int]) -> None:
         """Copy between those of the descriptors that poll(2) gave."""
