@@ -16,7 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from machines.errors import MachctlError, NotFound, NotRunning
+from machines.errors import MachctlError, NotFound, NotRunning, TimedOut
+from machines.host.bus.signals import ENDING_SECONDS
 from machines.host.guest import open_in_root, read_file
 from machines.host.meters.cgroup import group_of
 from machines.host.registered import registered_machine
@@ -70,11 +71,13 @@ def enter(
     directory: str | None,
     name: str,
     group: str | None,
+    timeout: float | None = None,
 ) -> NoReturn:
     """Run a command in the machine that process ``leader`` is the first of, with our own stdio, and end as it does.
 
     ``user`` is a name or a number, "" for root, ``group`` the control group that it is to be in. The exit status is
-    the command's, 128+n when signal n ended it, 127 for no such command, 126 for one that cannot be executed.
+    the command's, 128+n when signal n ended it, 127 for no such command, 126 for one that cannot be executed, 124
+    where it was ended because it took longer than ``timeout`` seconds.
     Raises NotFound for a user or a directory that the machine lacks, MachctlError.
     """
     root = f"/proc/{leader}/root"
@@ -113,7 +116,7 @@ def enter(
             _become(argv, environment(env))
         except OSError as error:
             _fail(f"cannot run {argv[0]} in machine {name}: {error.strerror}", 126)
-    _wait(pid)
+    _wait(pid, timeout, f"{argv[0]} in machine {name}")
 
 
 def _join(libc: ctypes.CDLL, leader: int) -> None:
@@ -162,19 +165,34 @@ def _fail(text: str, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _wait(pid: int) -> NoReturn:
-    """End as a child does. What a terminal sends it gets itself; what ends us is for it."""
+def _wait(pid: int, timeout: float | None, what: str) -> NoReturn:
+    """End as a child does, in time. What a terminal sends it gets itself; what ends us is for it."""
+    over: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL if over else signal.SIGTERM)
+        over.append(number)
+
     for number in _ENDING:
         signal.signal(number, lambda number, frame: os.kill(pid, number))
     for number in _TERMINALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [*_ENDING, *_TERMINALS])
+    if timeout is not None:
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, timeout, ENDING_SECONDS)
     while True:
         _, status = os.waitpid(pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
             break
         os.kill(os.getpid(), signal.SIGSTOP)
         os.kill(pid, signal.SIGCONT)
+    if over:
+        _fail(
+            f"{what} took longer than {timeout:g} seconds and was ended\n  give it more with --timeout",
+            TimedOut.exit_code,
+        )
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
 

@@ -76,6 +76,7 @@ def forward(
     escape: bool = True,
     watch: Mapping[int, Callable[[], bool]] | None = None,
     on_signal: Callable[[int], None] | None = None,
+    left: Callable[[], float | None] = lambda: None,
 ) -> Literal["closed", "escape"]:
     """Copy between our terminal and the master side ``pty_fd`` until the other side is closed or ^]^]^] is typed.
 
@@ -85,7 +86,8 @@ def forward(
     SIGHUP, SIGINT and SIGQUIT are given to ``on_signal``; without that they end this process as usual, but with
     its terminal restored. To be called on the main thread; ``pty_fd`` stays open.
 
-    Raises CommandFailed for output of ``what`` that could not be written.
+    ``left`` is asked each time before it waits, and gives for how many seconds at most that may be. Raises
+    CommandFailed for output of ``what`` that could not be written.
     """
     ending: list[int] = []
     with ExitStack() as stack:
@@ -93,7 +95,7 @@ def forward(
         forwarder = _Forwarder(pty_fd, stdin, stdout, escape=escape)
         stack.callback(forwarder.restore)
         forwarder.raw()
-        reason = forwarder.run(caught, dict(watch or {}), on_signal or ending.append, ending)
+        reason = forwarder.run(caught, dict(watch or {}), on_signal or ending.append, ending, left)
     if ending:
         # With the handlers of before in place again, the signal does what it would have done.
         os.kill(os.getpid(), ending[0])
@@ -140,10 +142,11 @@ class _Forwarder:
         watch: dict[int, Callable[[], bool]],
         on_signal: Callable[[int], None],
         ending: list[int],
+        left: Callable[[], float | None],
     ) -> Literal["closed", "escape"]:
         """Copy until one side ends."""
         while True:
-            ready = self._poll(caught, watch)
+            ready = self._poll(caught, watch, left())
             for number in caught.take():
                 if number in {signal.SIGWINCH, signal.SIGCONT}:
                     # After a stop the shell has put its own modes back.
@@ -167,7 +170,7 @@ class _Forwarder:
                 if outcome is not None:
                     return outcome
 
-    def _poll(self, caught: Caught, watch: dict[int, Callable[[], bool]]) -> set[int]:
+    def _poll(self, caught: Caught, watch: dict[int, Callable[[], bool]], left: float | None) -> set[int]:
         """Wait for whichever side can go on. The caller's descriptors may be one and the same terminal."""
         events = {caught.fileno(): select.POLLIN, **dict.fromkeys(watch, select.POLLIN)}
         wait: float | None = None
@@ -184,13 +187,15 @@ class _Forwarder:
             if not wait:
                 wait = None
                 events[self._stdin] = events.get(self._stdin, 0) | select.POLLIN
+        if left is not None and (wait is None or left < wait):
+            wait = left
         poll = select.poll()
         for fd, mask in events.items():
             poll.register(fd, mask)
         caught.unblock()
         found = poll.poll(None if wait is None else wait * 1000)
         caught.block()
-        if self._eof and not found:
+        if self._eof and not found and wait == AGAIN_SECONDS:
             self._typed = b"\x04"
         return {fd for fd, _ in found}
 

@@ -108,6 +108,16 @@ def test_a_signal_ends_the_command_in_the_machine(host: Host) -> None:
 
 
 @pytest.mark.parametrize("flags", ["", "--tty"])
+@pytest.mark.parametrize("flags", [(), ("--tty",)])
+@pytest.mark.parametrize("script", ["exec sleep 60", "trap '' TERM; while :; do sleep 1; done"])
+def test_a_command_is_ended_when_its_time_is_over(host: Host, flags: tuple[str, ...], script: str) -> None:
+    began = time.monotonic()
+    done = host.machctl("--timeout", "2", "exec", *flags, "debian", "--", "sh", "-c", script, status=124)
+    done.says("sh in machine debian took longer than 2 seconds", "--timeout")
+    assert time.monotonic() - began < 15
+    assert host.machctl("--timeout", "20", "exec", *flags, "debian", "--", "sh", "-c", "exit 3", status=3).stderr == ""
+
+
 def test_output_that_cannot_be_written_is_machctls_own_failure(host: Host, flags: str) -> None:
     done = host.run("sh", "-c", f"machctl exec {flags} debian -- seq 1 20000 >/dev/full", status=125)
     assert done.stderr == "machctl: the output of seq could not be written: No space left on device\n"

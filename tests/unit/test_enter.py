@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from machines.errors import NotFound, NotRunning
+from machines.errors import NotFound, NotRunning, TimedOut
 from machines.host import enter as entering
 from machines.host.enter import enter, make_group
 
@@ -34,7 +34,13 @@ def leader() -> Iterator[int]:
     process.stdout.close()
 
 
-def said(leader: int, *argv: str, env: dict[str, str] | None = None, directory: str | None = None) -> tuple[int, str]:
+def said(
+    leader: int,
+    *argv: str,
+    env: dict[str, str] | None = None,
+    directory: str | None = None,
+    timeout: float | None = None,
+) -> tuple[int, str]:
     """Give how a command in the machine ended and what it said."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -42,7 +48,7 @@ def said(leader: int, *argv: str, env: dict[str, str] | None = None, directory: 
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         try:
-            enter(leader, argv, user="", env=env or {}, directory=directory, name="web", group=None)
+            enter(leader, argv, user="", env=env or {}, directory=directory, name="web", group=None, timeout=timeout)
         except BaseException as error:  # noqa: BLE001
             os.write(1, repr(error).encode())
         finally:
@@ -81,6 +87,15 @@ def test_how_it_ends(leader: int) -> None:
     assert (code, "no command 'no-such-thing'" in text) == (127, True)
     code, text = said(leader, "true", directory="/no/such")
     assert (code, "has no directory /no/such" in text) == (99, True)
+
+
+@pytest.mark.parametrize("script", ["exec sleep 50", "trap '' TERM; while :; do sleep 0.1; done"])
+def test_it_is_ended_when_its_time_is_over(leader: int, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entering, "ENDING_SECONDS", 0.2)
+    code, text = said(leader, "sh", "-c", script, timeout=0.2)
+    wanted = "machctl: sh in machine web took longer than 0.2 seconds and was ended\n  give it more with --timeout"
+    assert (code, text) == (TimedOut.exit_code, wanted)
+    assert said(leader, "sh", "-c", "exit 7", timeout=50) == (7, "")
 
 
 def test_a_user_that_is_not_there(tmp_path: Path) -> None:

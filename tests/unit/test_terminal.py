@@ -225,3 +225,16 @@ def test_a_reader_who_has_had_enough_is_none(session):
     os.write(session["slave"], b"some words")
     assert forward(session["master"], what="sh", stdin=session["inner"], stdout=writing) == "closed"
     os.close(writing)
+
+
+def test_it_is_asked_how_long_it_may_wait(session):
+    asked = []
+
+    def left():
+        asked.append(0.05)
+        if len(asked) == 3:
+            close(session, "slave")
+        return 0.05
+
+    assert forward(session["master"], what="sh", stdin=session["inner"], stdout=session["inner"], left=left) == "closed"
+    assert len(asked) >= 3

@@ -34,18 +34,18 @@ def exec_(
     name = check_known_name(one(name))
     command = words.bare(command)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
-    environment = dict(_variable(text) for text in setenv)
+    environment, timeout = dict(_variable(text) for text in setenv), context.obj.timeout
     try:
-        status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal)
+        status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal, timeout=timeout)
     except NotRunning:
         _require(name)
         raise
     except Unsupported as error:
-        _enter(name, command, user=user, env=environment, directory=directory)
+        _enter(name, command, user=user, env=environment, directory=directory, timeout=timeout)
         error.exit_code = OWN_FAILURE
         raise
     except MachctlError as error:
-        if error.exit_code not in {126, 127}:
+        if error.exit_code not in {124, 126, 127}:
             error.exit_code = OWN_FAILURE
         raise
     raise words.Exit(status)
@@ -109,7 +109,15 @@ def _check_user(name: str, user: str) -> None:
             raise NotFound(f"there is no user {user} in machine {name}", hint=f"machctl exec {name} -- adduser {user}")
 
 
-def _enter(name: str, command: list[str], *, user: str | None, env: dict[str, str], directory: str | None) -> None:
+def _enter(
+    name: str,
+    command: list[str],
+    *,
+    user: str | None,
+    env: dict[str, str],
+    directory: str | None,
+    timeout: float | None,
+) -> None:
     """Become the command in a machine that has no init to run it, with the environment that what it runs has."""
     from machines.cli.wire import RealHost
     from machines.host.enter import enter, make_group
@@ -128,7 +136,7 @@ def _enter(name: str, command: list[str], *, user: str | None, env: dict[str, st
     who = record.payload.user if user is None else user
     where = directory or record.payload.directory or None
     group = make_group(name, entry.leader, "exec")
-    enter(entry.leader, command, user=who, env={**own, **env}, directory=where, name=name, group=group)
+    enter(entry.leader, command, user=who, env={**own, **env}, directory=where, name=name, group=group, timeout=timeout)
 
 
 def _require(name: str) -> None:

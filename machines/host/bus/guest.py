@@ -12,13 +12,23 @@ import fcntl
 import os
 import select
 import signal
+import time
 from collections.abc import Mapping, Sequence
 
-from machines.errors import CommandFailed, InvalidValue, MachctlError, NotFound, NotPermitted, NotRunning, Unsupported
+from machines.errors import (
+    CommandFailed,
+    InvalidValue,
+    MachctlError,
+    NotFound,
+    NotPermitted,
+    NotRunning,
+    TimedOut,
+    Unsupported,
+)
 from machines.host.bus import transient
 from machines.host.bus._sdbus import Bus, BusError, open_host
 from machines.host.bus.errors import DBUS
-from machines.host.bus.signals import Caught
+from machines.host.bus.signals import ENDING_SECONDS, Caught
 from machines.host.bus.stdio import Stdio, unwritten
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 from machines.host.registered import Registered, registered_machine
@@ -48,21 +58,23 @@ def exec_in(
     stdout: int = 1,
     stderr: int = 2,
     limit: int | None = None,
+    timeout: float | None = None,
 ) -> int:
     """Run ``argv`` in a running machine and give its exit status, or 128+n when signal n ended it.
 
     No word becomes syntax: ``$``, ``%``, spaces and newlines arrive as they are. ``user`` is one of the guest
     (root), ``cwd`` an absolute path there or "~" ("/"), a bare command is looked for in the usual directories.
     ``stdin`` None is /dev/null. With ``tty`` the command gets a terminal of the guest that is connected to 0
-    and 1. With ``limit`` it is ended after so many seconds, and the guest's log has nothing of it.
-    SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the command, which is stopped too when this process is
-    killed. To be called on the main thread.
+    and 1. With ``limit`` it is ended after so many seconds, and the guest's log has nothing of it. After ``timeout``
+    seconds it is ended as by SIGTERM to this process. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the command, which
+    is stopped too when this process is killed. To be called on the main thread.
 
-    Raises NotRunning, NotPermitted (needs root), Unsupported (no systemd or bus in the guest), InvalidValue,
+    Raises TimedOut, NotRunning, NotPermitted (needs root), Unsupported (no systemd or bus in the guest), InvalidValue,
     NotFound (user, directory), and CommandFailed: with exit code 127 for no such command, 126 for one that
     cannot be executed; and for output that could not be written, however the command ended. Rests on
     StartTransientUnit of org.freedesktop.systemd1(5).
     """
+    began = time.monotonic()
     env = dict(env or {})
     transient.check(argv, user=user, env=env, cwd=cwd)
     leader = _running(machine).leader
@@ -72,17 +84,19 @@ def exec_in(
         raise _not_running(machine) from None
     with Caught(FORWARDED if not tty else ()) as caught, open_machine(machine) as bus:
         command = _Command(bus, machine, path, argv, user=user, cwd=cwd, limit=limit)
+        given = _Given(command, timeout, began=began)
         if tty:
-            return _with_terminal(command, env)
+            return _with_terminal(command, env, given)
         with Stdio(stdin=stdin, stdout=stdout, stderr=stderr) as stdio:
             command.start(env, fds=stdio.fds, tty=None)
             stdio.close_guest_ends()
             # What ends by itself in time needs nobody who sees to that.
             with _Guard(machine, command.unit) if limit is None else contextlib.nullcontext():
-                _wait(command, stdio, caught)
+                _wait(command, stdio, caught, given)
             code = command.exit_code()
             if stdio.lost is not None:
                 raise unwritten(argv[0], stdio.lost)
+            given.check()
             return code
 
 
@@ -200,15 +214,44 @@ class _Command:
         return error.translated(doing=f"run {self.argv[0]} in machine {self.machine}")
 
 
-def _wait(command: _Command, stdio: Stdio, caught: Caught) -> None:
+class _Given:
+    """The time that a command is given: at its end it gets SIGTERM, and SIGKILL where that does not help."""
+
+    def __init__(self, command: _Command, timeout: float | None, *, began: float) -> None:
+        self._command = command
+        self._timeout = timeout
+        self._next = None if timeout is None else began + timeout
+        self._over = False
+
+    def left(self) -> float | None:
+        """End the command where its time is over; give after how many seconds to look again, if at all."""
+        now = time.monotonic()
+        if self._next is not None and now >= self._next:
+            self._command.forward(signal.SIGKILL if self._over else signal.SIGTERM)
+            self._next = None if self._over else now + ENDING_SECONDS
+            self._over = True
+        return None if self._next is None else self._next - now
+
+    def check(self) -> None:
+        """Raise TimedOut for a command that was ended."""
+        if self._over:
+            raise TimedOut(
+                f"{self._command.argv[0]} in machine {self._command.machine} took longer than "
+                f"{self._timeout:g} seconds and was ended",
+                hint="give it more with --timeout",
+            )
+
+
+def _wait(command: _Command, stdio: Stdio, caught: Caught, given: _Given) -> None:
     """Copy the standard descriptors and pass signals on until the command has ended."""
     bus = command.bus.fileno()
     while not command.dispatch():
         poll = select.poll()
         for fd, events in ({**stdio.wants(), bus: select.POLLIN, caught.fileno(): select.POLLIN}).items():
             poll.register(fd, events)
+        left = given.left()
         caught.unblock()
-        ready = {fd for fd, _ in poll.poll()}
+        ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
         caught.block()
         for number in caught.take():
             command.forward(number)
@@ -216,7 +259,7 @@ def _wait(command: _Command, stdio: Stdio, caught: Caught) -> None:
     stdio.drain(lambda: bool(caught.take()))
 
 
-def _with_terminal(command: _Command, env: dict[str, str]) -> int:
+def _with_terminal(command: _Command, env: dict[str, str], given: _Given) -> int:
     """Run the command on a new terminal of the guest and connect it to ours."""
     from machines.host.terminal import forward, set_size
 
@@ -253,6 +296,7 @@ def _with_terminal(command: _Command, env: dict[str, str]) -> int:
                 escape=False,
                 watch={command.bus.fileno(): dispatch},
                 on_signal=command.forward,
+                left=given.left,
             )
         finally:
             if not command.finished:
@@ -260,7 +304,9 @@ def _with_terminal(command: _Command, env: dict[str, str]) -> int:
                 command.forward(signal.SIGHUP)
         if not command.finished:
             return 128 + signal.SIGHUP
-        return command.exit_code()
+        code = command.exit_code()
+        given.check()
+        return code
     finally:
         for fd in ends:
             os.close(fd)

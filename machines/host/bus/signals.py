@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
+ENDING_SECONDS = 5.0
+"""How long a command whose time is over has to end by SIGTERM before it gets SIGKILL."""
+
 
 class Caught:
     """While it lasts, the given signals do nothing but show up in take(); only on the main thread.
