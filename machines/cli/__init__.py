@@ -8,6 +8,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run machctl with the words of sys.argv and end this process with its exit status."""
+    import contextlib
     import gc
     import os
     import sys
@@ -22,13 +23,16 @@ def main() -> NoReturn:
     os.umask(0o022)
     # typer before 0.17 imports all of rich (30 ms) where that is installed, though nothing here asks it to draw.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    from machines.cli.output import report_error, watched
     from machines.cli.quick import run
 
+    sys.stdout = watched(sys.stdout)
     status = run()
     try:
         sys.stdout.flush()
+    except OSError as error:
+        status = report_error(error)
+    with contextlib.suppress(OSError):
         sys.stderr.flush()
-    except BrokenPipeError:
-        status = 141
     # Taking the interpreter apart frees what the kernel frees anyway, and takes as long as starting it.
     os._exit(status)

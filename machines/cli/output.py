@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from machines.cli.options import Options
 from machines.errors import MachctlError, Several
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 Row = Mapping[str, object]
 
@@ -26,6 +32,33 @@ _COLORS = {
 }
 
 
+class Unwritten(OSError):
+    """What was said on stdout could not be written."""
+
+
+class _Output(io.FileIO):
+    """A descriptor whose failures are known from those of all other files."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Unwritten(error.errno, error.strerror) from error
+
+
+def watched(stream: TextIO) -> TextIO:
+    """Give ``stream`` anew, with Unwritten as the error of what it cannot write."""
+    output = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.isatty(),
+    )
+
+
 def say(text: str) -> None:
     """Print a line of the answer."""
     sys.stdout.write(text + "\n")
@@ -38,14 +71,23 @@ def note(text: str) -> None:
 
 def report_error(error: BaseException) -> int:
     """Print an error as its one line and its indented hint, and give the exit status that goes with it."""
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as unwritten:
+        # Nothing more may be written there, by the interpreter neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(unwritten, Unwritten) and not isinstance(error, Unwritten):
+            report_error(unwritten)
     if isinstance(error, Several):
         for single in error.errors:
             report_error(single)
         return error.exit_code
     if isinstance(error, MachctlError):
-        note(f"machctl: {error.message}" + "".join(f"\n  {line}" for line in error.hint.splitlines()))
+        _tell(f"machctl: {error.message}" + "".join(f"\n  {line}" for line in error.hint.splitlines()))
         return error.exit_code
+    if isinstance(error, Unwritten):
+        _tell(f"machctl: output could not be written: {error.strerror}")
+        return 1
     import click
 
     # click has it from 8.2 on.
@@ -59,20 +101,26 @@ def report_error(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "machctl"
-        note(f"{path}: {error.format_message()}\n  see: {path} --help")
+        _tell(f"{path}: {error.format_message()}\n  see: {path} --help")
         return 2
     if isinstance(error, BrokenPipeError):
         # Whoever read the answer has had enough of it; nothing more may be written, by the interpreter neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, PermissionError):
-        note(f"machctl: {error.filename or error}: not permitted\n  run it as root")
+        _tell(f"machctl: {error.filename or error}: not permitted\n  run it as root")
         return 6
-    note(
+    _tell(
         f"machctl: {type(error).__name__}: {error}\n"
         "  this is a fault in machctl; the same command with --debug shows where"
     )
     return 1
+
+
+def _tell(text: str) -> None:
+    """Print a line of an error; where that cannot be written either, the exit status still tells."""
+    with contextlib.suppress(OSError):
+        note(text)
 
 
 def colored(text: str, options: Options, *, key: str = "") -> str:

@@ -7,12 +7,14 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 
 import click
 import pytest
 
 from machines.cli.options import Options
-from machines.cli.output import report_error, show_object, show_rows
+from machines.cli.output import Unwritten, report_error, show_object, show_rows
 from machines.cli.plans import show_plan
 from machines.cli.several import exit_status
 from machines.cli.verbs import doctor, events, net
@@ -206,6 +208,61 @@ def test_reader_who_has_had_enough(capfd: pytest.CaptureFixture[str]) -> None:
         os.dup2(stdout, 1)
         os.close(stdout)
     assert capfd.readouterr() == ("", "")
+
+
+MAIN = "import sys; from machines.cli import main; sys.argv[0] = 'machctl'; main()"
+FULL = "machctl: output could not be written: No space left on device\n"
+
+
+def ended(*words: str, stdout: int, stderr: int = subprocess.PIPE, code: str = MAIN) -> tuple[int, str | None]:
+    done = subprocess.run([sys.executable, "-c", code, *words], stdout=stdout, stderr=stderr, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [["version"], ["--help"], ["create", "--help"], ["schema"], []])
+def test_output_that_cannot_be_written(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        assert ended(*words, stdout=full.fileno()) == (1, FULL)
+
+
+def test_an_error_that_cannot_be_told() -> None:
+    with open("/dev/full", "wb") as full:
+        assert ended("list", "-o", "x", stdout=subprocess.PIPE, stderr=full.fileno()) == (2, None)
+
+
+def test_a_full_disk_elsewhere_is_not_about_the_output() -> None:
+    assert report_error(OSError(28, "No space left on device")) == 1
+    assert not isinstance(OSError(28, "x"), Unwritten)
+
+
+# The verb fails, with what it said so far not yet written.
+FAILING = """
+import sys
+from machines.cli import main, quick
+from machines.errors import NotFound
+def verb():
+    sys.stdout.write("a line\\n")
+    if sys.argv[1:] == ["flush"]:
+        sys.stdout.flush()
+    raise NotFound("there is no b")
+quick.verb_of = lambda words: verb
+main()
+"""
+
+
+def test_an_error_after_output_that_cannot_be_written() -> None:
+    with open("/dev/full", "wb") as full:
+        assert ended(stdout=full.fileno(), code=FAILING) == (4, FULL + "machctl: there is no b\n")
+        assert ended("flush", stdout=full.fileno(), code=FAILING) == (1, FULL)
+
+
+@pytest.mark.parametrize(("words", "status", "text"), [([], 4, "machctl: there is no b\n"), (["flush"], 141, "")])
+def test_reader_who_is_gone(words: list[str], status: int, text: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert ended(*words, stdout=writing, code=FAILING) == (status, text)
+    assert ended("version", stdout=writing) == (141, "")
+    os.close(writing)
 
 
 @pytest.mark.parametrize(
