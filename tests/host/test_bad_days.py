@@ -25,7 +25,7 @@ def listens(host: Host, port: int) -> bool:
     [
         ("", "the empty name"),
         ("_", "'_'"),
-        ("a" * 65, "64 characters"),
+        ("a" * 64, "63 characters"),
         ("../x", "../x"),
         ("/etc", "/etc"),
         ("Web", "call it web"),

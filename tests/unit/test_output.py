@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -221,12 +222,12 @@ def ended(*words: str, stdout: int, stderr: int = subprocess.PIPE, code: str = M
 
 @pytest.mark.parametrize("words", [["version"], ["--help"], ["create", "--help"], ["schema"], []])
 def test_output_that_cannot_be_written(words: list[str]) -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         assert ended(*words, stdout=full.fileno()) == (1, FULL)
 
 
 def test_an_error_that_cannot_be_told() -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         assert ended("list", "-o", "x", stdout=subprocess.PIPE, stderr=full.fileno()) == (2, None)
 
 
@@ -251,7 +252,7 @@ main()
 
 
 def test_an_error_after_output_that_cannot_be_written() -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         assert ended(stdout=full.fileno(), code=FAILING) == (4, FULL + "machctl: there is no b\n")
         assert ended("flush", stdout=full.fileno(), code=FAILING) == (1, FULL)
 
