@@ -62,8 +62,8 @@ async def wait_started(unit: str, job: str) -> None:
 async def wait(verb: str, unit: str, job: str) -> None:
     """Wait for a job that was dispatched by other means for a verb of systemctl(1); errors as run_job() has them.
 
-    The job may have ended before anybody listened, so it is asked for once that is the case; the state of the unit
-    says how one ended that is no more.
+    The job may have ended before anybody listened, so it is asked for once that is the case. How one ended that is no
+    more the state of the unit says; where it does not, the unit is stopped or reloaded again.
     """
     doing = f"{verb} {unit}"
     async with _watching() as watcher:
@@ -71,8 +71,12 @@ async def wait(verb: str, unit: str, job: str) -> None:
         result = "done"
         if await _exists(bus, job):
             result = await watcher.result(job, doing=doing)
-        elif verb != "stop" and await _unit_property(bus, unit, UNIT, "ActiveState") not in {"active", "reloading"}:
-            result = "failed"
+        else:
+            state = await _unit_property(bus, unit, UNIT, "ActiveState")
+            if verb == "start":
+                result = "done" if state in {"active", "reloading"} else "failed"
+            elif verb != "stop" or state not in {"inactive", "failed"}:
+                return await run_job("StopUnit" if verb == "stop" else "ReloadOrRestartUnit", unit)
         if result == "failed" and verb != "stop":
             result = await _unit_result(bus, unit)
     if result != "done":
