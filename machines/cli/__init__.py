@@ -26,7 +26,9 @@ def main() -> NoReturn:
     from machines.cli.output import report_error, watched
     from machines.cli.quick import run
 
-    sys.stdout = watched(sys.stdout)
+    # Without a name the stream of before could be collected, and its descriptor closed.
+    stdout = sys.stdout
+    sys.stdout = watched(stdout)
     status = run()
     try:
         sys.stdout.flush()

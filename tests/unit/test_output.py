@@ -236,6 +236,23 @@ def test_a_full_disk_elsewhere_is_not_about_the_output() -> None:
     assert not isinstance(OSError(28, "x"), Unwritten)
 
 
+OPENING = """
+import os
+import sys
+from machines.cli import main, quick
+def verb():
+    print("the answer")
+    os._exit(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT))
+quick.verb_of = lambda words: verb
+main()
+"""
+
+
+def test_a_closed_stdout_is_nobodys_descriptor(tmp_path: Path) -> None:
+    opened = f"{sys.executable} -c '{OPENING}' {tmp_path}/file"
+    assert subprocess.run(["sh", "-c", f"{opened} >&-"], check=False).returncode > 2
+
+
 # The verb fails, with what it said so far not yet written.
 FAILING = """
 import sys
