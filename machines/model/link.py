@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from itertools import count
 
 from machines.model.frozen import dataclass
+from machines.model.ids import spread
 
 DEFAULT_BRIDGE = "machctl0"
 
 KINDS = ("bridge", "veth", "zone", "macvlan", "ipvlan", "interface")
 """The kinds of systemd.nspawn(5): Bridge=, VirtualEthernet=, Zone=, MACVLAN=, IPVLAN=, Interface=."""
 
-_NUMBERED = frozenset(f"host{number}" for number in range(1, 33))
+_NUMBERED = {f"host{number}": number for number in range(33)}
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,15 @@ def inner_names(links: tuple[Attachment, ...]) -> tuple[str, ...]:
 def outer_numbers(inner: Sequence[str]) -> tuple[int, ...]:
     """Give the numbers of links that are called so inside, which their ends on the host are called by.
 
-    That of host1 is 1 wherever it stands: it keeps its end when a link before it goes. Others have their places, or,
-    where those are taken, the next that are free.
+    That of host1 is 1, and of any other name what is made of it: a link keeps its end while others come and go, as the
+    machine runs on with it. They have four digits at most.
     """
-    numbers = [int(name[4:]) if name in _NUMBERED else None for name in inner]
-    for index, number in enumerate(numbers):
+    numbers: list[int] = []
+    for name in inner:
+        number = _NUMBERED.get(name)
         if number is None:
-            numbers[index] = index if index not in numbers else next(n for n in count(len(inner)) if n not in numbers)
-    return tuple(number or 0 for number in numbers)
+            number = 1000 + spread(name) % 9000
+            while number in numbers:
+                number += 1
+        numbers.append(number)
+    return tuple(numbers)

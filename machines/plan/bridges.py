@@ -89,7 +89,8 @@ def _is_port_of(port: str, name: str, host: Host) -> bool:
     first = f"vb-{name}"
     alike = [other for other in host.running if other[:8] == name[:8]]
     named = port == first if len(first) <= IFNAMSIZ else port[:11] == first[:11] and alike == [name]
-    return named or port in {extra_link(name, index) for index in range(33)}
+    number = port[2:].partition("-")[0]
+    return named or (number.isdecimal() and port == extra_link(name, int(number)))
 
 
 def remove_bridge(bridge: str, machine: str, host: Host, *, reason: str) -> Plan:

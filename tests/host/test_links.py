@@ -153,6 +153,21 @@ def test_a_link_that_comes_after_the_first_went_has_a_name_of_its_own(linked: Ho
     linked.machctl("rm", "--force", "links")
 
 
+def test_named_links_keep_their_ends_while_others_come_and_go(linked: Host) -> None:
+    linked.machctl("rm", "--force", "links", status=None)
+    words = ["--link", "bridge:br0", "--link", "bridge:lbr2,name=lan", "--link", "zone:lab,name=dmz"]
+    linked.machctl("create", "debian", "links", *words, "--start", "--wait", "ip")
+    kept = links(linked, "links")["dmz"]
+    assert kept["state"] == "up"
+    linked.machctl("net", "detach", "links", "lan")
+    linked.machctl("net", "attach", "links", "bridge:lbr2")
+    linked.machctl("net", "attach", "links", "veth,name=host1")
+    there = links(linked, "links")
+    assert there["dmz"] == kept
+    assert {name: row["state"] for name, row in there.items()} == dict.fromkeys(("host0", "dmz", "host2", "host1"), "up")
+    linked.machctl("rm", "--force", "links")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [

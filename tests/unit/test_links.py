@@ -123,15 +123,15 @@ def test_names_inside() -> None:
     [
         (("bridge:br0", "zone:lab"), ("host0", "host1"), ("vb-web", "vb1-web")),
         (("bridge:br0,name=host1", "zone:lab"), ("host1", "host0"), ("vb1-web", "vb-web")),
-        (("bridge:br0,name=host1", "bridge:br1,vlan=5"), ("host1", "host0"), ("vb1-web", "vb2-web")),
+        (("bridge:br0,name=host1", "bridge:br1,vlan=5"), ("host1", "host0"), ("vb1-web", "vb0-web")),
         (
             ("bridge:br0", "zone:lab,name=host2", "bridge:br1"),
             ("host0", "host2", "host1"),
             ("vb-web", "vb2-web", "vb1-web"),
         ),
         (("bridge:br0", "zone:lab,name=host0"), ("host1", "host0"), ("vb1-web", "vb-web")),
-        (("bridge:br0,name=lan", "zone:lab"), ("lan", "host1"), ("vb0-web", "vb1-web")),
-        (("bridge:br0,name=host1", "zone:lab,name=lan"), ("host1", "lan"), ("vb1-web", "vb2-web")),
+        (("bridge:br0,name=lan", "zone:lab"), ("lan", "host1"), ("vb3927-web", "vb1-web")),
+        (("bridge:br0,name=host1", "zone:lab,name=lan"), ("host1", "lan"), ("vb1-web", "vb3927-web")),
         (("interface:host1", "zone:lab"), ("host1", "host0"), ("", "vb-web")),
     ],
 )
@@ -141,6 +141,21 @@ def test_link_gets_a_name_that_no_other_has(
     declared = linked(*texts)
     found = wires(declared, place(declared, empty_host()))
     assert (tuple(wire.inner for wire in found), tuple(wire.outer for wire in found)) == (inner, outer)
+
+
+def test_a_link_keeps_its_end_while_others_come_and_go() -> None:
+    links = {"host0": "bridge:br0", "lan": "bridge:br1,name=lan", "dmz": "zone:z,name=dmz", "host3": "bridge:br3"}
+    every = made(*links.values())
+    assert list(every) == list(links)
+    assert len(set(every.values())) == len(every)
+    for gone in ("lan", "dmz"):
+        left = [f"{text},name=host3" if name == "host3" else text for name, text in links.items() if name != gone]
+        assert made(*left) == {name: end for name, end in every.items() if name != gone}
+
+
+def made(*texts: str) -> dict[str, str]:
+    declared = linked(*texts)
+    return {wire.inner: wire.outer for wire in wires(declared, place(declared, empty_host()))}
 
 
 def test_links_that_stay_keep_their_names_when_others_come_and_go() -> None:
@@ -274,12 +289,12 @@ def test_link_that_is_declared_is_attached() -> None:
     plan = plan_machine(linked("bridge:br0", "bridge:br0,vlan=20,name=x", "macvlan:eth0", "interface:eth1"), host)
     made = {step.link: step.make for step in plan if isinstance(step, steps.AttachLink)}
     assert made == {
-        "x": "link add vb1-web type veth peer name x netns {leader}",
+        "x": "link add vb5923-web type veth peer name x netns {leader}",
         "mv-eth0": "link add link eth0 name mv-eth0 netns {leader} type macvlan mode bridge",
         "eth1": "link set eth1 netns {leader} name eth1",
     }
     (vlan,) = [step for step in plan if isinstance(step, steps.AttachLink) and step.link == "x"]
-    assert vlan.outside[1] == f"ip link set {extra_link('web', 1)} master br0 up"
+    assert vlan.outside[1] == f"ip link set {extra_link('web', 5923)} master br0 up"
     # A claim is recorded before anything is made, and its file is there before the link.
     paths_written = [getattr(step, "path", "") for step in plan]
     assert paths_written.index(paths.guest_network_file("web", "x")) < kinds(plan).index(steps.AttachLink)
