@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, raise_all
 from machines.model.machine import Machine
@@ -11,6 +12,9 @@ from machines.model.network import DeclaredNetwork
 from machines.model.observed import Host as Observed
 from machines.plan.networks import as_done, check_networks, plan_networks, plan_undeclared, resolve
 from machines.plan.steps import Plan
+
+if TYPE_CHECKING:
+    from machines.declare.reader import WrongKey
 
 # What the plan of a network is kept under beside those of machines, whose names hold no space.
 NETWORK = "network "
@@ -34,7 +38,8 @@ def plan_declared(
     for networks that cannot be as they are declared, and Conflict where others than ``machines`` would lose their
     addresses by a network that is not among the latter.
     """
-    declared, chosen = networks_in(observed), list(machines)
+    chosen = list(machines)
+    declared = _networks_for(chosen, observed, whole=whole)
     plans: dict[str, Plan] = {}
     own = [name for name, network in declared.items() if observed.declares(network.origin)] if whole else []
     if whole:
@@ -80,15 +85,65 @@ def recorded_on(name: str, observed: Observed) -> set[str]:
 
 def networks_in(observed: Observed) -> dict[str, DeclaredNetwork]:
     """Give the networks that the host's files declare. Raises InvalidFile for a declaration that is none."""
+    theirs, mine, errors = _read(observed)
+    raise_all(errors)
+    return {**theirs, **mine}
+
+
+def _networks_for(machines: Collection[Machine], observed: Observed, *, whole: bool) -> dict[str, DeclaredNetwork]:
+    """Give the networks that are declared. Raises InvalidFile for what is wrong with those that count here.
+
+    A mistake in another file is none of these machines, unless it is why a network of theirs is not known.
+    """
+    theirs, mine, errors = _read(observed)
+    declared = {**theirs, **mine}
+    if errors:
+        from machines.declare.reader import WrongKey
+
+        needed = {bridge for machine in machines for bridge in machine.bridges}
+        needed |= {other for name in (needed | mine.keys()) & declared.keys() for other in declared[name].reach}
+        needed -= mine.keys()
+        every = whole and not observed.declared_in
+        raise_all(
+            [
+                error
+                for error in errors
+                if every
+                or not isinstance(error, WrongKey)
+                or error.file == observed.declared_in
+                or any(_hides(error, name, theirs, observed) for name in needed)
+            ]
+        )
+    return declared
+
+
+def _hides(error: WrongKey, name: str, known: Collection[str], observed: Observed) -> bool:
+    """Tell whether what is wrong with a file is why nobody knows how a network is declared."""
+    path = error.path.replace('"', "")
+    if path:
+        return path == "networks" or f"{path}.".startswith(f"networks.{name}.")
+    import re
+
+    have = observed.networks.get(name)
+    # Of a file that is not TOML nobody can tell what it declares, but it can be guessed.
+    called = rf"[\"']?{re.escape(name)}[\"']?"
+    said = rf"networks\s*\.\s*{called}(?![\w-])|(?:^|[{{,])\s*{called}\s*[.=]"
+    there = re.search(said, observed.files.get(error.file, ""), re.MULTILINE)
+    return name not in known and (there is not None or (have is not None and have.origin == error.file))
+
+
+def _read(
+    observed: Observed,
+) -> tuple[dict[str, DeclaredNetwork], dict[str, DeclaredNetwork], list[MachctlError]]:
+    """Give the networks of the host's files, those of the one file that is taken in their place, and all errors."""
     theirs = {path: text for path, text in observed.files.items() if path.startswith("/etc/machctl/")}
     own = {path: theirs.pop(path, "") or observed.files.get(path, "") for path in [observed.declared_in] if path}
     # To most there is none, and they need not wait for what reads them.
     if not any("networks" in text for text in (*theirs.values(), *own.values())):
-        return {}
+        return {}, {}, []
     from machines.declare.networks import parse_networks
 
     # The file that is taken in the place of the others may say of a network of theirs what it is now.
     declared, errors = parse_networks(theirs)
     mine, wrong = parse_networks(own)
-    raise_all([*errors, *wrong])
-    return {**declared, **mine}
+    return declared, mine, [*errors, *wrong]

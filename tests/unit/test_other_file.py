@@ -12,7 +12,7 @@ from acting import REPORTER
 from fakes import FakeHost
 from machines.cli import editing
 from machines.cli.options import Options
-from machines.errors import NotFound
+from machines.errors import InvalidFile, NotFound
 from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.operations import applying
@@ -136,6 +136,48 @@ def test_a_network_that_is_not_there_yet_becomes_what_the_host_says() -> None:
     host.files.texts["/srv/on.toml"] += PRIVATE.replace("1400", "1300")
     given(host, "/srv/on.toml")
     assert (read_networks(host)["priv"].mtu, read_networks(host)["priv"].origin) == (1300, "/srv/on.toml")
+
+
+@pytest.mark.parametrize(
+    ("broken", "refused"),
+    [
+        ("[networks.lab]\nmode = \n[machines.old]\nbridges = ['priv', 'br0']\n", ""),
+        ("[networks.lab]\nmtu = 1\n", ""),
+        ("[networks.priv]\nmode = \n", "x.toml:2: "),
+        ("networks = { 'priv' = { mtu = }}\n", "x.toml:1: "),
+        ("[networks]\npriv.mtu =\n", "x.toml:2: "),
+        ("[networks.priv]\nmtu = 1\n", "x.toml:2: networks.priv.mtu: "),
+        ("networks = 1\n", "x.toml:1: networks: "),
+    ],
+)
+def test_a_mistake_in_a_file_of_others_counts_where_it_hides_a_network(
+    host: Any, monkeypatch: pytest.MonkeyPatch, broken: str, refused: str
+) -> None:
+    monkeypatch.setattr(editing, "RealHost", lambda: host)
+    host.files.texts[FILE] = TEXT.replace("br0", "priv")
+    host.files.texts["/etc/machctl/fleet.d/x.toml"] = broken
+
+    def both() -> None:
+        given(host, FILE)
+        host.declarations = FakeHost().declarations
+        editing.edit_machine(
+            "web", lambda each: replace(each, memory=2**30), Options(), verb="set", done="", nothing=""
+        )
+
+    usual = host.declarations
+    if refused:
+        for attempt in (lambda: given(host, FILE), both):
+            with pytest.raises(InvalidFile, match=refused):
+                attempt()
+            host.declarations = usual
+        # It is known what it says itself.
+        host.files.texts[FILE] += PRIVATE
+    both()
+    assert 'memory = "1G"' in host.files.texts[FILE]
+    # To the host's own it counts.
+    host.declarations = usual
+    with pytest.raises(InvalidFile):
+        given(host)
 
 
 def test_ports_are_what_answers_and_not_what_a_file_says_by_now() -> None:
