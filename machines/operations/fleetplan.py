@@ -32,6 +32,7 @@ from machines.plan.machine import plan_machine, tree_note
 from machines.plan.order import check_waits
 from machines.plan.ports import plan_unrouted
 from machines.plan.steps import Plan
+from machines.plan.stranded import stranded
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
@@ -75,7 +76,8 @@ class FleetPlan(NamedTuple):
     """The plans by machine, under the empty name what no machine needs any more; and what they were made from.
 
     ``notes`` says of machines what their plans do not: what apply would do only if it was asked to. ``unfinished`` are
-    those whose rollout has a stand-in, ``lost`` those whose tree is a layer over a base that somebody deleted.
+    those whose rollout has a stand-in, ``lost`` those whose tree is a layer over a base that somebody deleted. ``left``
+    says which machines of others have addresses that their networks do not have any more.
     """
 
     plans: Plans
@@ -87,6 +89,7 @@ class FleetPlan(NamedTuple):
     recreated: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def fleet_plan(
@@ -126,6 +129,7 @@ def fleet_plan(
     raise_all(_errors(machines, needy, observed, declared, found))
     made, view = plan_declared(machines, observed, whole=not names)
     plans |= {name: with_kinds("", plan, observed, kind=LIVE) for name, plan in made.items()}
+    left = [] if names else stranded(view, declared)
     stale, recreated = [], []
     for machine in machines:
         if machine.name in needy and machine.name in observed.trees:
@@ -163,6 +167,7 @@ def fleet_plan(
         tuple(recreated),
         unfinished,
         tuple(lost),
+        tuple(left),
     )
 
 

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, raise_all
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.network import DeclaredNetwork
 from machines.model.observed import Host as Observed
 from machines.plan.networks import as_done, check_networks, plan_networks, plan_undeclared, resolve
 from machines.plan.steps import Plan
+from machines.plan.stranded import apply_command
 
 if TYPE_CHECKING:
     from machines.declare.reader import WrongKey
@@ -46,7 +48,7 @@ def plan_declared(
         plans = {NETWORK + name: plan for name, plan in plan_undeclared(declared, observed).items()}
     on = [name for name in dict.fromkeys(b for each in chosen for b in each.bridges) if name in declared]
     names = list(dict.fromkeys([*own, *on]))
-    raise_all(check_networks(declared, observed, names))
+    raise_all([*_said_twice(names, observed), *check_networks(declared, observed, names)])
     others = [name for name in on if name not in own]
     raise_all(_left_behind(declared, observed, others, {each.name for each in chosen}))
     plans |= {NETWORK + name: plan for name, plan in plan_networks(declared, observed, names).items()}
@@ -68,14 +70,28 @@ def _left_behind(
             continue
         wanted = resolve(declared[name], observed)
         if (have.subnet, have.subnet6) != (wanted.subnet, wanted.subnet6):
+            command = apply_command(wanted.origin)
             errors.append(
                 Conflict(
                     f"network {name} is declared with other subnets by now, and has other machines on it: "
                     f"{', '.join(others)}",
-                    hint="move all of them along: machctl apply",
+                    hint=f"move all of them along: {command}",
                 )
             )
     return errors
+
+
+def _said_twice(names: Iterable[str], observed: Observed) -> list[MachctlError]:
+    """What is said of networks in the one file that counts and in the host's own, and is not the same."""
+    theirs, mine, _ = _read(observed)
+    return [
+        Conflict(
+            f"network {name} is declared in {theirs[name].origin} and in {mine[name].origin}, and not the same",
+            hint="keep one of the two, or let both say the same",
+        )
+        for name in names
+        if name in mine and name in theirs and replace(mine[name], origin=theirs[name].origin) != theirs[name]
+    ]
 
 
 def recorded_on(name: str, observed: Observed) -> set[str]:

@@ -92,6 +92,27 @@ def test_network_follows_its_file(box: Host) -> None:
     nothing_to_do(box)
 
 
+def test_machine_of_another_file_is_brought_along_with_its_own_apply(box: Host) -> None:
+    other = "/root/other.toml"
+    box.machctl("network", "create", "lab", "--subnet", "10.213.5.0/24")
+    box.write(other, "[machines.beside]\nsource = 'debian:trixie'\nbridges = ['lab']\n")
+    box.machctl("apply", "-f", other)
+    box.machctl("start", "beside")
+    box.write(LAB, "[networks.lab]\nsubnet = '10.213.6.0/24'\n")
+    # A file with a mistake, in which nothing of this is, is in nobody's way.
+    box.write("/etc/machctl/fleet.d/half.toml", "[networks.half]\nmode =\n")
+    box.write(other, "[machines.beside]\nsource = 'debian:trixie'\nbridges = ['lab']\nmemory = '400M'\n")
+    box.machctl("plan", "-f", other)
+    box.sh("rm /etc/machctl/fleet.d/half.toml")
+    box.machctl("apply").says("beside: its address is outside of network lab", f"machctl apply -f {other}")
+    box.machctl("apply", "-f", other)
+    assert "10.213.6." in box.inside("beside", "ip -4 address show")
+    nothing_to_do(box)
+    box.write(other, "[machines.beside]\nsource = 'debian:trixie'\nbridges = ['lab']\n[networks.lab]\n")
+    box.machctl("apply", "-f", other, status=5).says(f"network lab is declared in {LAB} and in {other}")
+    box.sh(f"rm {other}")
+
+
 def test_mistake_in_a_network_is_named_with_its_file(box: Host) -> None:
     box.write(LAB, "[networks.lab]\nsubnet = '10.213.6.1/24'\n")
     box.machctl("plan", status=8).says(LAB, "networks.lab.subnet", "10.213.6.0/24")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from acting import REPORTER
 from fakes import FakeHost
 from machines.cli import editing
 from machines.cli.options import Options
-from machines.errors import InvalidFile, NotFound
+from machines.errors import Conflict, InvalidFile, NotFound
 from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.operations import applying
 from machines.operations.declared import other_file
+from machines.operations.fleetplan import fleet_plan
 from machines.operations.ports import list_ports
-from machines.operations.records import read_networks
+from machines.operations.records import read_networks, read_records
 from machines.render import paths
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -132,10 +134,93 @@ def test_a_network_that_is_not_there_yet_becomes_what_the_host_says() -> None:
     host.files.texts["/srv/on.toml"] = "[machines.web]\nsource = 'debian'\nbridges = ['priv']\n"
     given(host, "/srv/on.toml")
     assert read_networks(host)["priv"].mode == "isolated"
-    # What the file says itself counts more.
-    host.files.texts["/srv/on.toml"] += PRIVATE.replace("1400", "1300")
+
+
+def test_what_two_files_say_of_a_network_is_the_same() -> None:
+    host: Any = FakeHost()
+    usual = host.declarations
+    host.files.texts["/etc/machctl/fleet.toml"] = PRIVATE
+    on = "[machines.web]\nsource = 'debian'\nbridges = ['priv']\n"
+    host.files.texts["/srv/on.toml"] = on + PRIVATE
     given(host, "/srv/on.toml")
-    assert (read_networks(host)["priv"].mtu, read_networks(host)["priv"].origin) == (1300, "/srv/on.toml")
+    assert read_networks(host)["priv"].origin == "/srv/on.toml"
+    given(host)
+    before = read_networks(host)["priv"]
+    host.files.texts["/srv/on.toml"] = on + PRIVATE.replace("0.0/24", "9.0/24")
+    with pytest.raises(Conflict) as raised:
+        given(host, "/srv/on.toml")
+    assert "priv is declared in /etc/machctl/fleet.toml and in /srv/on.toml, and not the same" in raised.value.message
+    host.declarations = usual
+    # Whoever has nothing of it is none the worse, and one of the two is enough.
+    host.files.texts["/srv/off.toml"] = "[machines.db]\nsource = 'debian'\nbridges = ['two']\n[networks.two]\n"
+    given(host, "/srv/off.toml")
+    assert read_networks(host)["priv"] == before
+    host.files.texts["/srv/on.toml"] = on
+    given(host, "/srv/on.toml")
+    assert read_networks(host)["priv"] == before
+
+
+def left(host: Any, *names: str) -> tuple[str, ...]:
+    """Say whom a plan of all leaves behind."""
+    usual = host.declarations
+    host.declarations = names or usual
+    planned = fleet_plan([], host, verb="plan")
+    host.declarations = usual
+    return planned.left
+
+
+@pytest.mark.parametrize("owner", ["/etc/machctl/fleet.toml", "/srv/own.toml"])
+def test_another_subnet_leaves_nobody_behind_without_a_word(owner: str) -> None:
+    host: Any = FakeHost()
+    usual = host.declarations
+    one = "[machines.{}]\nsource = 'debian'\nbridges = ['priv']\n"
+    files = {"/etc/machctl/fleet.toml": "e", "/srv/own.toml": "o", "/srv/a b.toml": "m"}
+    for file, name in files.items():
+        host.files.texts[file] = one.format(name) + (PRIVATE if file == owner else "")
+    first = () if owner.startswith("/etc") else (owner,)
+    for file in sorted(files, key=lambda file: file != owner):
+        given(host, *(() if file.startswith("/etc") else (file,)))
+    assert left(host, *first) == ()
+    host.files.texts[owner] = host.files.texts[owner].replace("10.61.0.0", "10.61.7.0")
+    command = "machctl apply" if not first else "machctl apply -f /srv/own.toml"
+    if not first:
+        with pytest.raises(Conflict) as raised:
+            given(host, "/srv/a b.toml")
+        host.declarations = usual
+    else:
+        # Of its own machines one alone is not moved either.
+        host.declarations = first
+        with pytest.raises(Conflict) as raised:
+            asyncio.run(applying.apply(["o"], host, REPORTER))
+        host.declarations = usual
+    assert raised.value.hint == f"move all of them along: {command}"
+    others = {name: file for file, name in files.items() if file != owner}
+    for _ in range(2):
+        # Before, and as long as it is so.
+        said = left(host, *first)
+        assert [text.partition(":")[0] for text in said] == sorted(others)
+        assert all(": its address is outside of network priv, which is 10.61.7.0/24 and " in text for text in said)
+        ways = [text.partition("along: ")[2] for text in said]
+        assert ways == [
+            "machctl apply e" if name == "e" else f"machctl apply -f {shlex.quote(others[name])}"
+            for name in sorted(others)
+        ]
+        given(host, *first)
+    for name in sorted(others):
+        given(host, *(() if name == "e" else (others[name],)))
+    assert left(host, *first) == ()
+    records = read_records(host)
+    assert {records[name].addresses["priv"].rpartition(".")[0] for name in files.values()} == {"10.61.7"}
+
+
+def test_who_is_declared_no_more_is_left_behind_with_another_way_out() -> None:
+    host: Any = FakeHost()
+    host.files.texts["/etc/machctl/fleet.toml"] = PRIVATE + "[machines.e]\nsource = 'debian'\nbridges = ['priv']\n"
+    given(host)
+    host.files.texts["/etc/machctl/fleet.toml"] = PRIVATE.replace("10.61.0.0", "10.61.7.0")
+    (text,) = left(host)
+    assert text.startswith("e: its address is outside of network priv, which is 10.61.7.0/24 and ")
+    assert text.endswith("\n  declare it anew, or: machctl rm e")
 
 
 @pytest.mark.parametrize(

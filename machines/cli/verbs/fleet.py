@@ -275,6 +275,8 @@ def _show(planned: FleetPlan, options: Options, names: Sequence[str]) -> None:
         )
     for name in planned.stale:
         note(f"{name}: its new settings count from its next start on: machctl restart {name}")
+    for text in planned.left:
+        note(text)
     left = [name for name in planned.undeclared if name not in planned.pruned]
     if left and not names:
         note(f"{_some(left)}: no longer declared; to remove: machctl apply --prune")
