@@ -7,19 +7,21 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, raise_all
+from machines.model.command import apply_command
 from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.network import DeclaredNetwork
 from machines.model.observed import Host as Observed
 from machines.plan.networks import as_done, check_networks, plan_networks, plan_undeclared, resolve
 from machines.plan.steps import Plan
-from machines.plan.stranded import apply_command
 
 if TYPE_CHECKING:
     from machines.declare.reader import WrongKey
 
 # What the plan of a network is kept under beside those of machines, whose names hold no space.
 NETWORK = "network "
+
+_Read = tuple[dict[str, DeclaredNetwork], dict[str, DeclaredNetwork], list[MachctlError]]
 
 
 def plan_needed(machine: Machine, observed: Observed) -> tuple[Plan, Observed]:
@@ -41,14 +43,15 @@ def plan_declared(
     addresses by a network that is not among the latter.
     """
     chosen = list(machines)
-    declared = _networks_for(chosen, observed, whole=whole)
+    read = _read(observed)
+    declared = _networks_for(chosen, read, observed, whole=whole)
     plans: dict[str, Plan] = {}
     own = [name for name, network in declared.items() if observed.declares(network.origin)] if whole else []
     if whole:
         plans = {NETWORK + name: plan for name, plan in plan_undeclared(declared, observed).items()}
     on = [name for name in dict.fromkeys(b for each in chosen for b in each.bridges) if name in declared]
     names = list(dict.fromkeys([*own, *on]))
-    raise_all([*_said_twice(names, observed), *check_networks(declared, observed, names)])
+    raise_all([*_said_twice(names, read), *check_networks(declared, observed, names)])
     others = [name for name in on if name not in own]
     raise_all(_left_behind(declared, observed, others, {each.name for each in chosen}))
     plans |= {NETWORK + name: plan for name, plan in plan_networks(declared, observed, names).items()}
@@ -81,9 +84,9 @@ def _left_behind(
     return errors
 
 
-def _said_twice(names: Iterable[str], observed: Observed) -> list[MachctlError]:
+def _said_twice(names: Iterable[str], read: _Read) -> list[MachctlError]:
     """What is said of networks in the one file that counts and in the host's own, and is not the same."""
-    theirs, mine, _ = _read(observed)
+    theirs, mine, _ = read
     return [
         Conflict(
             f"network {name} is declared in {theirs[name].origin} and in {mine[name].origin}, and not the same",
@@ -106,12 +109,14 @@ def networks_in(observed: Observed) -> dict[str, DeclaredNetwork]:
     return {**theirs, **mine}
 
 
-def _networks_for(machines: Collection[Machine], observed: Observed, *, whole: bool) -> dict[str, DeclaredNetwork]:
+def _networks_for(
+    machines: Collection[Machine], read: _Read, observed: Observed, *, whole: bool
+) -> dict[str, DeclaredNetwork]:
     """Give the networks that are declared. Raises InvalidFile for what is wrong with those that count here.
 
     A mistake in another file is none of these machines, unless it is why a network of theirs is not known.
     """
-    theirs, mine, errors = _read(observed)
+    theirs, mine, errors = read
     declared = {**theirs, **mine}
     if errors:
         from machines.declare.reader import WrongKey
@@ -148,9 +153,7 @@ def _hides(error: WrongKey, name: str, known: Collection[str], observed: Observe
     return name not in known and (there is not None or (have is not None and have.origin == error.file))
 
 
-def _read(
-    observed: Observed,
-) -> tuple[dict[str, DeclaredNetwork], dict[str, DeclaredNetwork], list[MachctlError]]:
+def _read(observed: Observed) -> _Read:
     """Give the networks of the host's files, those of the one file that is taken in their place, and all errors."""
     theirs = {path: text for path, text in observed.files.items() if path.startswith("/etc/machctl/")}
     own = {path: theirs.pop(path, "") or observed.files.get(path, "") for path in [observed.declared_in] if path}

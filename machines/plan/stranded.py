@@ -6,22 +6,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Container
 
+from machines.model.command import DIRECTORY, apply_command
 from machines.model.network import Network
 from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.render import paths
-
-_DECLARED = "/etc/machctl/"
-
-
-def apply_command(origin: str, *names: str) -> str:
-    """Give the command that applies what a file declares, of the machines ``names`` where only those are meant."""
-    words = ["machctl apply"]
-    if not origin.startswith(_DECLARED):
-        import shlex
-
-        words += ["-f", shlex.quote(origin)]
-    return " ".join([*words, *names])
 
 
 def stranded(view: Observed, planned: Container[str]) -> list[str]:
@@ -62,7 +51,7 @@ def _origin(machine: str, view: Observed) -> str:
 
 def _remedy(origin: str, machines: list[str], view: Observed) -> str:
     if origin and not view.declares(origin):
-        names = machines if origin.startswith(_DECLARED) else []
+        names = machines if origin.startswith(DIRECTORY) else []
         return f"bring {'them' if len(machines) > 1 else 'it'} along: {apply_command(origin, *names)}"
     if all(view.records[name].intent.startswith("throwaway") for name in machines):
         return "nothing is to be done: it goes with its command"
