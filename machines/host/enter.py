@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ _NAMESPACES = {
 _SET_DUMPABLE, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 4, 24, 38
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _TERMINALS = (signal.SIGINT, signal.SIGQUIT)
+_KILLED_SECONDS = 2.0
 
 
 def make_group(name: str, leader: int, purpose: str) -> str | None:
@@ -72,30 +74,31 @@ def enter(
     name: str,
     group: str | None,
     timeout: float | None = None,
+    once: bool = False,
 ) -> NoReturn:
     """Run a command in the machine that process ``leader`` is the first of, with our own stdio, and end as it does.
 
-    ``user`` is a name or a number, "" for root, ``group`` the control group that it is to be in. The exit status is
-    the command's, 128+n when signal n ended it, 127 for no such command, 126 for one that cannot be executed, 124
-    where it was ended because it took longer than ``timeout`` seconds.
+    ``user`` is a name or a number, "" for root, ``group`` the control group that it is to be in; with ``once`` that
+    is for this command alone and goes with it. The exit status is the command's, 128+n when signal n ended it, 127
+    for no such command, 126 for one that cannot be executed, 124 where it was ended, with all in such a group,
+    because it took longer than ``timeout`` seconds.
     Raises NotFound for a user or a directory that the machine lacks, MachctlError.
     """
-    root = f"/proc/{leader}/root"
-    ids = _ids(root, user, name)
-    # Opened before the command is in the machine, and within its root: a working directory outside is a way out.
+    joined = None
     try:
-        directory_fd = open_in_root(root, directory or "/", flags=os.O_PATH | os.O_DIRECTORY)
-    except OSError as error:
-        raise NotFound(f"machine {name} has no directory {directory}: {error.strerror}") from error
-    libc = ctypes.CDLL(None, use_errno=True)
-    # From here on it is a process of the guest's, which must not look into it before it is the command.
-    libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
-    bounds = _bounds(leader)
-    try:
-        joining = os.open(f"{group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if group else None
+        joined = _Group(group, once=once) if group else None
+        ids, directory_fd = _looked_up(f"/proc/{leader}/root", user, directory, name)
+        libc = ctypes.CDLL(None, use_errno=True)
+        # From here on it is a process of the guest's, which must not look into it before it is the command.
+        libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+        bounds = _bounds(leader)
         _join(libc, leader)
-    except OSError as error:
-        raise MachctlError(f"cannot enter machine {name}: {error.strerror}") from error
+    except BaseException as error:
+        if joined is not None:
+            joined.end(0)
+        if isinstance(error, OSError):
+            raise MachctlError(f"cannot enter machine {name}: {error.strerror}") from error
+        raise
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, [*_ENDING, *_TERMINALS])
@@ -103,9 +106,8 @@ def enter(
     pid = os.fork()
     if pid == 0:
         try:
-            if joining is not None:
-                os.write(joining, b"0")
-                os.close(joining)
+            if joined is not None:
+                joined.join()
             os.fchdir(directory_fd)
             _limit(libc, *bounds)
             # Where a namespace was made by others than root nobody may (user_namespaces(7), /proc/PID/setgroups).
@@ -116,7 +118,39 @@ def enter(
             _become(argv, environment(env))
         except OSError as error:
             _fail(f"cannot run {argv[0]} in machine {name}: {error.strerror}", 126)
-    _wait(pid, timeout, f"{argv[0]} in machine {name}")
+    _wait(pid, joined, timeout, f"{argv[0]} in machine {name}")
+
+
+class _Group:
+    """A control group, within reach also from the namespaces of a machine, where its path leads elsewhere."""
+
+    def __init__(self, path: str, *, once: bool) -> None:
+        self._name = os.path.basename(path)
+        self._once = once
+        self._above = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self._events = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        self._kill = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+
+    def join(self) -> None:
+        """Move this process into it."""
+        os.write(self._procs, b"0")
+
+    def kill(self) -> None:
+        """Kill all that is in it, where it is of one command."""
+        if self._once:
+            os.write(self._kill, b"1")
+
+    def end(self, seconds: float) -> None:
+        """Remove it, waiting so long for what was killed to be gone; where something runs on in it, it stays."""
+        if not self._once:
+            return
+        poll = select.poll()
+        poll.register(self._events, select.POLLPRI)
+        while b"populated 1" in os.pread(self._events, 4096, 0) and poll.poll(seconds * 1000):
+            pass
+        with contextlib.suppress(OSError):
+            os.rmdir(self._name, dir_fd=self._above)
 
 
 def _join(libc: ctypes.CDLL, leader: int) -> None:
@@ -165,7 +199,7 @@ def _fail(text: str, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _wait(pid: int, timeout: float | None, what: str) -> NoReturn:
+def _wait(pid: int, group: _Group | None, timeout: float | None, what: str) -> NoReturn:
     """End as a child does, in time. What a terminal sends it gets itself; what ends us is for it."""
     over: list[int] = []
 
@@ -188,6 +222,12 @@ def _wait(pid: int, timeout: float | None, what: str) -> NoReturn:
             break
         os.kill(os.getpid(), signal.SIGSTOP)
         os.kill(pid, signal.SIGCONT)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if group is not None:
+        # What the command started goes with it, as in a machine with systemd.
+        if over:
+            group.kill()
+        group.end(_KILLED_SECONDS if over else 0)
     if over:
         _fail(
             f"{what} took longer than {timeout:g} seconds and was ended\n  give it more with --timeout",
@@ -195,6 +235,16 @@ def _wait(pid: int, timeout: float | None, what: str) -> NoReturn:
         )
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _looked_up(root: str, user: str, directory: str | None, name: str) -> tuple[tuple[int, int], int]:
+    """Give the ids of a user and a descriptor of a directory, both as the machine has them."""
+    ids = _ids(root, user, name)
+    # Opened before the command is in the machine, and within its root: a working directory outside is a way out.
+    try:
+        return ids, open_in_root(root, directory or "/", flags=os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise NotFound(f"machine {name} has no directory {directory}: {error.strerror}") from error
 
 
 def _ids(root: str, user: str, name: str) -> tuple[int, int]:

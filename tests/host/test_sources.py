@@ -275,6 +275,10 @@ def test_an_image_without_an_init_runs_its_entrypoint(pool: Host) -> None:
     assert until(lambda: pool.sh(f"curl -sS {url}", status=None), bool) == "hello from an image"
     log = pool.sh("journalctl --unit=systemd-nspawn@web --output=cat")
     assert "serving 50% off; $HOME ['index.html']" in log
+    # The child would hold the pipe open as long as it sleeps.
+    script = "import os, time; os.fork(); time.sleep(600)"
+    pool.machctl("--timeout", "1", "exec", "web", "--", "python3", "-c", script, status=124, timeout=30)
+    assert pool.sh("find /sys/fs/cgroup -name 'machctl-exec*'") == ""
     pool.machctl("stop", "web")
     assert pool.state("web") == "stopped"
     assert pool.sh(f"curl -sS {url}", status=7) == ""

@@ -40,6 +40,7 @@ def said(
     env: dict[str, str] | None = None,
     directory: str | None = None,
     timeout: float | None = None,
+    group: str | None = None,
 ) -> tuple[int, str]:
     """Give how a command in the machine ended and what it said."""
     reading, writing = os.pipe()
@@ -48,7 +49,8 @@ def said(
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         try:
-            enter(leader, argv, user="", env=env or {}, directory=directory, name="web", group=None, timeout=timeout)
+            words = {"user": "", "env": env or {}, "directory": directory, "name": "web", "once": True}
+            enter(leader, argv, **words, group=group, timeout=timeout)  # type: ignore[arg-type]
         except BaseException as error:  # noqa: BLE001
             os.write(1, repr(error).encode())
         finally:
@@ -96,6 +98,16 @@ def test_it_is_ended_when_its_time_is_over(leader: int, script: str, monkeypatch
     wanted = "machctl: sh in machine web took longer than 0.2 seconds and was ended\n  give it more with --timeout"
     assert (code, text) == (TimedOut.exit_code, wanted)
     assert said(leader, "sh", "-c", "exit 7", timeout=50) == (7, "")
+
+
+def test_what_it_started_is_ended_with_it(leader: int, tmp_path: Path) -> None:
+    # A group that is only files: what is written to them is all that can be seen of it.
+    for file, text in {"procs": "", "kill": "", "events": "populated 0\nfrozen 0\n"}.items():
+        (tmp_path / f"cgroup.{file}").write_text(text)
+    assert said(leader, "sh", "-c", "exit 7", timeout=50, group=str(tmp_path)) == (7, "")
+    assert ((tmp_path / "cgroup.procs").read_text(), (tmp_path / "cgroup.kill").read_text()) == ("0", "")
+    code, _ = said(leader, "sleep", "50", timeout=0.2, group=str(tmp_path))
+    assert (code, (tmp_path / "cgroup.kill").read_text()) == (TimedOut.exit_code, "1")
 
 
 def test_a_user_that_is_not_there(tmp_path: Path) -> None:

@@ -135,8 +135,10 @@ def _enter(
     own = dict(assignment.split("=", 1) for assignment in given if "=" in assignment)
     who = record.payload.user if user is None else user
     where = directory or record.payload.directory or None
-    group = make_group(name, entry.leader, "exec")
-    enter(entry.leader, command, user=who, env={**own, **env}, directory=where, name=name, group=group, timeout=timeout)
+    # One of its own, so that all that the command started can be ended with it.
+    group = make_group(name, entry.leader, f"exec-{os.urandom(8).hex()}")
+    env = {**own, **env}
+    enter(entry.leader, command, user=who, env=env, directory=where, name=name, group=group, timeout=timeout, once=True)
 
 
 def _require(name: str) -> None:
