@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -107,7 +109,6 @@ def test_a_signal_ends_the_command_in_the_machine(host: Host) -> None:
     assert until(lambda: inside(host, *count), lambda text: text == "0\n", limit=5) == "0\n"
 
 
-@pytest.mark.parametrize("flags", ["", "--tty"])
 @pytest.mark.parametrize("flags", [(), ("--tty",)])
 @pytest.mark.parametrize("script", ["exec sleep 60", "trap '' TERM; while :; do sleep 1; done"])
 def test_a_command_is_ended_when_its_time_is_over(host: Host, flags: tuple[str, ...], script: str) -> None:
@@ -118,6 +119,37 @@ def test_a_command_is_ended_when_its_time_is_over(host: Host, flags: tuple[str, 
     assert host.machctl("--timeout", "20", "exec", *flags, "debian", "--", "sh", "-c", "exit 3", status=3).stderr == ""
 
 
+@contextlib.contextmanager
+def frozen(host: Host) -> Iterator[None]:
+    host.run("systemctl", "freeze", "systemd-nspawn@debian.service")
+    try:
+        yield
+    finally:
+        host.run("systemctl", "thaw", "systemd-nspawn@debian.service")
+
+
+def test_a_machine_that_does_not_answer_is_not_waited_for(host: Host) -> None:
+    began = time.monotonic()
+    with frozen(host):
+        done = host.machctl("--timeout", "2", "exec", "debian", "--", "touch", "/run/started", status=124)
+        done.says("machine debian did not answer within 2 seconds, and touch was not started")
+    assert time.monotonic() - began < 15
+    inside(host, "test", "-e", "/run/started", status=1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--tty",)])
+def test_a_machine_that_does_not_answer_any_more_is_given_up(host: Host, flags: tuple[str, ...]) -> None:
+    words = ("machctl", "--timeout", "8", "exec", *flags, "debian", "--", "sleep", "8765")
+    count = ("sh", "-c", "grep -lxz 876[5] /proc/[0-9]*/cmdline 2>/dev/null | wc -l")
+    with host.background(*words) as process:
+        assert until(lambda: inside(host, *count), lambda text: text == "1\n") == "1\n"
+        with frozen(host):
+            assert process.wait(timeout=30) == 124
+    # Somebody saw to it that it ends when the machine answers again.
+    assert until(lambda: inside(host, *count), lambda text: text == "0\n") == "0\n"
+
+
+@pytest.mark.parametrize("flags", ["", "--tty"])
 def test_output_that_cannot_be_written_is_machctls_own_failure(host: Host, flags: str) -> None:
     done = host.run("sh", "-c", f"machctl exec {flags} debian -- seq 1 20000 >/dev/full", status=125)
     assert done.stderr == "machctl: the output of seq could not be written: No space left on device\n"

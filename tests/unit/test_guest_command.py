@@ -4,28 +4,28 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from machines.errors import TimedOut
-from machines.host.bus import guest
+from machines.errors import CommandFailed, NotFound, TimedOut
+from machines.host.bus import given as giving
+from machines.host.bus.given import Given
 
 
 def test_a_command_whose_time_is_over_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, sent = [100.0], []
+    now: list[float] = [100.0]
+    sent: list[int] = []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    command: Any = SimpleNamespace(argv=["sleep", "60"], machine="web", forward=sent.append)
-    given = guest._Given(command, 2.0, began=100.0)
-    assert given.left() == 2.0
+    given = Given("sleep", "web", 2.0, began=100.0)
+    assert given.left(sent.append) == 2.0
     given.check()
     now[0] = 102.0
-    assert given.left() == guest.ENDING_SECONDS
+    assert given.left(sent.append) == giving.ENDING_SECONDS
     assert sent == [signal.SIGTERM]
-    now[0] += guest.ENDING_SECONDS
-    assert given.left() is None
+    now[0] += giving.ENDING_SECONDS
+    assert given.left(sent.append) is None
     assert sent == [signal.SIGTERM, signal.SIGKILL]
     with pytest.raises(TimedOut, match=r"^sleep in machine web took longer than 2 seconds and was ended$") as caught:
         given.check()
@@ -33,7 +33,50 @@ def test_a_command_whose_time_is_over_is_ended(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_command_may_have_all_the_time() -> None:
-    command: Any = SimpleNamespace()
-    given = guest._Given(command, None, began=0.0)
-    assert given.left() is None
+    given = Given("sleep", "web", None, began=0.0)
+    assert given.left(lambda number: None) is None
     given.check()
+    given.start()
+
+
+@pytest.mark.parametrize(
+    ("started", "says"),
+    [(False, "0.3 seconds, and sleep was not started"), (True, "does not answer: sleep took longer than 0.3 seconds")],
+)
+def test_a_machine_that_does_not_answer_is_not_waited_for(
+    started: bool, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(giving, "ENDING_SECONDS", 0.2)
+    monkeypatch.setattr(giving, "ANSWER_SECONDS", 0.1)
+    ours, guests = socket.socketpair()
+    began = time.monotonic()
+
+    def run() -> None:
+        with Given("sleep", "web", 0.3, began=began) as given:
+            given.watch(ours.fileno())
+            if started:
+                given.start()
+                given.started()
+            assert ours.recv(1) == b""
+            raise CommandFailed("machine web went away while sleep ran in it")
+
+    with ours, guests, pytest.raises(TimedOut, match=says):
+        run()
+    assert time.monotonic() - began >= (0.6 if started else 0.3)
+
+
+def test_it_is_not_started_too_late() -> None:
+    with pytest.raises(TimedOut, match="sleep was not started"), Given("sleep", "web", 0.1, began=0.0) as given:
+        given.start()
+
+
+def test_a_connection_that_is_no_more_needed_is_left_alone() -> None:
+    ours, guests = socket.socketpair()
+    with ours, guests, Given("true", "web", 60.0, began=time.monotonic()) as given:
+        given.watch(ours.fileno())
+        given.started()
+        given.ended()
+        guests.send(b"x")
+        assert ours.recv(1) == b"x"
+    with pytest.raises(NotFound), Given("true", "web", 60.0, began=time.monotonic()):
+        raise NotFound("there is no user x in machine web")

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from machines.errors import (
     CommandFailed,
@@ -22,13 +22,13 @@ from machines.errors import (
     NotFound,
     NotPermitted,
     NotRunning,
-    TimedOut,
     Unsupported,
 )
 from machines.host.bus import transient
 from machines.host.bus._sdbus import Bus, BusError, open_host
 from machines.host.bus.errors import DBUS
-from machines.host.bus.signals import ENDING_SECONDS, Caught
+from machines.host.bus.given import Given
+from machines.host.bus.signals import Caught
 from machines.host.bus.stdio import Stdio, unwritten
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, SERVICE_UNIT, UNIT
 from machines.host.registered import Registered, registered_machine
@@ -66,13 +66,13 @@ def exec_in(
     (root), ``cwd`` an absolute path there or "~" ("/"), a bare command is looked for in the usual directories.
     ``stdin`` None is /dev/null. With ``tty`` the command gets a terminal of the guest that is connected to 0
     and 1. With ``limit`` it is ended after so many seconds, and the guest's log has nothing of it. After ``timeout``
-    seconds it is ended as by SIGTERM to this process. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the command, which
-    is stopped too when this process is killed. To be called on the main thread.
+    seconds it is ended as by SIGTERM to this process, or not started. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the
+    command, which is stopped too when this process is killed. To be called on the main thread.
 
-    Raises TimedOut, NotRunning, NotPermitted (needs root), Unsupported (no systemd or bus in the guest), InvalidValue,
-    NotFound (user, directory), and CommandFailed: with exit code 127 for no such command, 126 for one that
-    cannot be executed; and for output that could not be written, however the command ended. Rests on
-    StartTransientUnit of org.freedesktop.systemd1(5).
+    Raises TimedOut (of ``timeout`` alone), NotRunning, NotPermitted (needs root), InvalidValue, NotFound (user,
+    directory), Unsupported (no systemd or bus in the guest), and CommandFailed: with exit code 127 for no such
+    command, 126 for one that cannot be executed; and for output that could not be written, however the command
+    ended. Rests on StartTransientUnit of org.freedesktop.systemd1(5).
     """
     began = time.monotonic()
     env = dict(env or {})
@@ -82,13 +82,18 @@ def exec_in(
         path = transient.find_program(f"/proc/{leader}/root", argv[0], machine=machine, cwd=cwd)
     except FileNotFoundError:
         raise _not_running(machine) from None
-    with Caught(FORWARDED if not tty else ()) as caught, open_machine(machine) as bus:
+    with (
+        Given(argv[0], machine, timeout, began=began) as given,
+        Caught(FORWARDED if not tty else ()) as caught,
+        open_machine(machine, opened=given.watch) as bus,
+    ):
         command = _Command(bus, machine, path, argv, user=user, cwd=cwd, limit=limit)
-        given = _Given(command, timeout, began=began)
         if tty:
             return _with_terminal(command, env, given)
         with Stdio(stdin=stdin, stdout=stdout, stderr=stderr) as stdio:
+            given.start()
             command.start(env, fds=stdio.fds, tty=None)
+            given.started()
             stdio.close_guest_ends()
             # What ends by itself in time needs nobody who sees to that.
             with _Guard(machine, command.unit) if limit is None else contextlib.nullcontext():
@@ -214,52 +219,25 @@ class _Command:
         return error.translated(doing=f"run {self.argv[0]} in machine {self.machine}")
 
 
-class _Given:
-    """The time that a command is given: at its end it gets SIGTERM, and SIGKILL where that does not help."""
-
-    def __init__(self, command: _Command, timeout: float | None, *, began: float) -> None:
-        self._command = command
-        self._timeout = timeout
-        self._next = None if timeout is None else began + timeout
-        self._over = False
-
-    def left(self) -> float | None:
-        """End the command where its time is over; give after how many seconds to look again, if at all."""
-        now = time.monotonic()
-        if self._next is not None and now >= self._next:
-            self._command.forward(signal.SIGKILL if self._over else signal.SIGTERM)
-            self._next = None if self._over else now + ENDING_SECONDS
-            self._over = True
-        return None if self._next is None else self._next - now
-
-    def check(self) -> None:
-        """Raise TimedOut for a command that was ended."""
-        if self._over:
-            raise TimedOut(
-                f"{self._command.argv[0]} in machine {self._command.machine} took longer than "
-                f"{self._timeout:g} seconds and was ended",
-                hint="give it more with --timeout",
-            )
-
-
-def _wait(command: _Command, stdio: Stdio, caught: Caught, given: _Given) -> None:
+def _wait(command: _Command, stdio: Stdio, caught: Caught, given: Given) -> None:
     """Copy the standard descriptors and pass signals on until the command has ended."""
     bus = command.bus.fileno()
     while not command.dispatch():
         poll = select.poll()
         for fd, events in ({**stdio.wants(), bus: select.POLLIN, caught.fileno(): select.POLLIN}).items():
             poll.register(fd, events)
-        left = given.left()
+        left = given.left(command.forward)
         caught.unblock()
         ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
         caught.block()
         for number in caught.take():
             command.forward(number)
         stdio.ready(ready)
+    given.ended()
     stdio.drain(lambda: bool(caught.take()))
 
 
-def _with_terminal(command: _Command, env: dict[str, str], given: _Given) -> int:
+def _with_terminal(command: _Command, env: dict[str, str], given: Given) -> int:
     """Run the command on a new terminal of the guest and connect it to ours."""
     from machines.host.terminal import forward, set_size
 
@@ -282,13 +260,16 @@ def _with_terminal(command: _Command, env: dict[str, str], given: _Given) -> int
     def dispatch() -> bool:
         ended = command.dispatch()
         if ended and len(ends) > 1:
+            given.ended()
             os.close(ends.pop())
         return ended
 
     try:
         set_size(master)
         env.setdefault("TERM", os.environ.get("TERM", "dumb"))
+        given.start()
         command.start(env, fds=[ends[1]] * 3, tty=rest[0])
+        given.started()
         try:
             forward(
                 master,
@@ -296,7 +277,7 @@ def _with_terminal(command: _Command, env: dict[str, str], given: _Given) -> int
                 escape=False,
                 watch={command.bus.fileno(): dispatch},
                 on_signal=command.forward,
-                left=given.left,
+                left=lambda: given.left(command.forward),
             )
         finally:
             if not command.finished:
@@ -313,7 +294,7 @@ def _with_terminal(command: _Command, env: dict[str, str], given: _Given) -> int
 
 
 class _Guard:
-    """A child that stops the command when this process is killed, which systemd would not notice.
+    """A child that stops the command when this process is killed or gives up, which systemd would not notice.
 
     It has no descriptors but a pipe, and no Python code runs in it before the other end of that closes.
     """
@@ -332,8 +313,10 @@ class _Guard:
                 os._exit(0)
         os.close(reading)
 
-    def __exit__(self, *exc: object) -> None:
-        os.kill(self._child, signal.SIGKILL)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error the command may run on, as in a machine that did not answer: it is stopped then too.
+        if kind is None:
+            os.kill(self._child, signal.SIGKILL)
         os.close(self._writing)
         # It may not have been scheduled yet on a busy host; nobody waits for that, init gets it in the end.
         os.waitpid(self._child, os.WNOHANG)
@@ -364,11 +347,16 @@ def _not_running(machine: str) -> NotRunning:
     return NotRunning(f"machine {machine} is not running", hint=f"machctl start {machine}")
 
 
-def open_machine(machine: str) -> Bus:
-    """Connect to the bus of a running machine; the caller closes it. Raises NotRunning, NotPermitted, Unsupported."""
+def open_machine(machine: str, *, opened: Callable[[int], None] | None = None) -> Bus:
+    """Connect to the bus of a running machine; the caller closes it. Raises NotRunning, NotPermitted, Unsupported.
+
+    ``opened`` gets the descriptor of the connection before anything is waited for.
+    """
     bus = Bus(machine=machine)
     try:
         bus.open()
+        if opened is not None:
+            opened(bus.fileno())
         # Connecting is done in the background: the first call has its errors.
         bus.get(SERVICE, PATH, MANAGER, "Version", "s")
     except BusError as error:
