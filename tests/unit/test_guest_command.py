@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from machines.errors import CommandFailed, NotFound, TimedOut
 from machines.host.bus import given as giving
+from machines.host.bus._sdbus import BusError
 from machines.host.bus.given import Given
 
 
@@ -68,6 +70,16 @@ def test_a_machine_that_does_not_answer_is_not_waited_for(
 def test_it_is_not_started_too_late() -> None:
     with pytest.raises(TimedOut, match="sleep was not started"), Given("sleep", "web", 0.1, began=0.0) as given:
         given.start()
+
+
+@pytest.mark.parametrize("timeout", [None, 600.0])
+def test_a_time_limit_of_dbus_is_not_the_one_that_was_given(timeout: float | None) -> None:
+    with (
+        pytest.raises(CommandFailed, match="cannot connect to machine web: Connection timed out") as caught,
+        Given("true", "web", timeout, began=time.monotonic()),
+    ):
+        raise BusError("", "", errno.ETIMEDOUT).translated(doing="connect to machine web")
+    assert caught.value.exit_code == 1
 
 
 def test_a_connection_that_is_no_more_needed_is_left_alone() -> None:

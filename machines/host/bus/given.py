@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from machines.errors import MachctlError, TimedOut
+from machines.errors import CommandFailed, MachctlError, TimedOut
 from machines.host.bus.signals import ENDING_SECONDS
 
 ANSWER_SECONDS = 2.0
@@ -21,7 +21,8 @@ ANSWER_SECONDS = 2.0
 class Given:
     """While it lasts a command has so much time: then it gets SIGTERM, and SIGKILL where that does not help.
 
-    Errors that come of a connection that ended with the time become TimedOut.
+    Errors that come of a connection that ended with the time become TimedOut, and no others: a time limit of D-Bus
+    is not the caller's.
     """
 
     def __init__(self, what: str, machine: str, timeout: float | None, *, began: float) -> None:
@@ -40,8 +41,11 @@ class Given:
     ) -> None:
         lost = self._child != 0 and self._lost_at() <= time.monotonic()
         self.ended()
-        if lost and isinstance(error, MachctlError) and not self._said:
-            raise self._unanswered() from None
+        if isinstance(error, MachctlError) and not self._said:
+            if lost:
+                raise self._unanswered() from None
+            if isinstance(error, TimedOut):
+                raise CommandFailed(error.message, hint=error.hint) from None
 
     def watch(self, bus: int) -> None:
         """Have the connection to the guest's bus, a descriptor, end with the time.
