@@ -36,13 +36,13 @@ def exec_(
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     environment, timeout = dict(_variable(text) for text in setenv), context.obj.timeout
     try:
-        status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal, timeout=timeout)
+        try:
+            status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal, timeout=timeout)
+        except Unsupported:
+            _enter(name, command, user=user, env=environment, directory=directory, timeout=timeout)
+            raise
     except NotRunning:
         _require(name)
-        raise
-    except Unsupported as error:
-        _enter(name, command, user=user, env=environment, directory=directory, timeout=timeout)
-        error.exit_code = OWN_FAILURE
         raise
     except MachctlError as error:
         if error.exit_code not in {124, 126, 127}:
