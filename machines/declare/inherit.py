@@ -18,6 +18,7 @@ from machines.declare.rewritten import checked
 from machines.declare.toml import declares_only, parse_toml, quote_key
 from machines.declare.write import declared_values, default_word, write_machine
 from machines.errors import Conflict, MachctlError, raise_all
+from machines.model.command import apply_command
 from machines.model.frozen import NamedTuple, replace
 from machines.model.machine import Machine
 
@@ -110,7 +111,8 @@ def edited(machine: Machine, before: Machine, files: Mapping[str, str]) -> tuple
         line = line_of(f"machines.{before.group}", key_lines(text))
         raise Conflict(
             f"{before.name} is one of the replicas of {before.group}, which are all alike",
-            hint=f"edit [machines.{before.group}] in {before.origin}:{line} for all of them, then run: machctl apply",
+            hint=f"edit [machines.{before.group}] in {before.origin}:{line} for all of them, then run: "
+            + apply_command(before.origin),
         )
     found = inherited(before, files)
     if not found.values:
@@ -142,7 +144,7 @@ def _kept(machine: Machine, before: Machine, found: Inherited, files: Mapping[st
             errors.append(
                 Conflict(
                     f"{key} {item} of {before.name} is what {place.path.rpartition('.')[0]} says",
-                    hint=f"take it out there, in {place.file}:{line}, then run: machctl apply",
+                    hint=f"take it out there, in {place.file}:{line}, then run: {apply_command(place.file)}",
                 )
             )
     return errors

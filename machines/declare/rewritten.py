@@ -9,6 +9,7 @@ from machines.declare.fleet import parse_fleet
 from machines.declare.toml import parse_toml
 from machines.declare.write import declared_values
 from machines.errors import Conflict, raise_all
+from machines.model.command import apply_command
 from machines.model.machine import Machine
 
 
@@ -23,7 +24,7 @@ def checked(
     name, origin = machine.name, machine.origin
     wrong = Conflict(
         f"{origin} is written in a way that {name} cannot be changed in",
-        hint=f"edit {origin} by hand, then run: machctl apply",
+        hint=f"edit {origin} by hand, then run: {apply_command(origin)}",
     )
     try:
         parse_toml(text)

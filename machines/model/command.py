@@ -11,5 +11,5 @@ def apply_command(origin: str, *words: str, verb: str = "apply") -> str:
     """Give the command that does ``verb`` by what the file ``origin`` declares: one that is not the host's is named."""
     from shlex import quote
 
-    file = [] if origin.startswith(DIRECTORY) else ["-f", quote(origin)]
+    file = [] if not origin or origin.startswith(DIRECTORY) else ["-f", quote(origin)]
     return " ".join(["machctl", verb, *file, *words])

@@ -302,7 +302,7 @@ async def missing_bases(
 
 def look_for_bases(names: list[str], host: Host, wishes: Wishes) -> tuple[dict[str, Base], dict[str, Machine]]:
     """Give the bases of machines whose trees are to be made, by machine, and the machines that there is none for."""
-    chosen = chosen_machines(names, declared_machines(host))
+    chosen = chosen_machines(names, declared_machines(host), host, verb="apply")
     new = needs_tree(chosen, host.pool.trees(), lambda: read_records(host), wishes)
     found = known_bases(new, host)
     bases = {name: base for name, base in found.items() if base is not None}

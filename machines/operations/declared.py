@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import Fleet, is_layered, parse_stale_after, read_fleet
+from machines.declare.fleet import Fleet, is_layered, own_file, parse_stale_after, read_fleet
 from machines.declare.write import write_machine
 from machines.errors import NotFound, raise_all
+from machines.model.command import apply_command
 from machines.model.machine import Machine
 from machines.render.paths import declared_in, settings_file
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 def declared_files(host: Host) -> dict[str, str]:
     """Give the declaration files of this host, or the one that is taken instead of them: path to text."""
     return host.files.read_files(host.declarations)
+
+
+def one_file(host: Host) -> str:
+    """Give the file that is taken instead of those of this host, "" for none."""
+    return host.declarations[0] if len(host.declarations) == 1 else ""
 
 
 def declared_machines(host: Host) -> dict[str, Machine]:
@@ -62,6 +68,22 @@ def other_file(name: str, host: Host) -> str:
             hint=f"put that back, or declare {name} in /etc/machctl/fleet.d/{name}.toml, and run: machctl apply {name}",
         )
     return file
+
+
+def not_declared(name: str, host: Host, *, verb: str) -> NotFound:
+    """Give the error of a machine, or of replicas, that the files which count do not declare: others may."""
+    from machines.operations.records import read_records
+
+    for each in sorted(read_records(host)):
+        if name != each and not (each.startswith(f"{name}-") and each.removeprefix(f"{name}-").isdecimal()):
+            continue
+        file = declared_in(host.files.read_text(settings_file(each)) or "")
+        if file and file not in declared_files(host) and host.files.read_text(file) is not None:
+            mine = one_file(host) or "a file of this host"
+            return NotFound(
+                f"machine {name} is declared in {file}, not in {mine}", hint=apply_command(file, name, verb=verb)
+            )
+    return NotFound(f"machine {name} is not declared", hint=f"machctl create, or write {own_file(name)}")
 
 
 def as_declared(machine: Machine, host: Host, *, whole: bool = False) -> tuple[Machine, str]:

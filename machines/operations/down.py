@@ -28,7 +28,9 @@ def plan_down(names: list[str], host: Host, *, terminate: bool = False) -> tuple
     check_ready(host, verb="down")
     declared = declared_machines(host)
     running = host.running()
-    chosen = [machine.name for machine in chosen_machines(names, declared) if machine.name in running]
+    chosen = [
+        machine.name for machine in chosen_machines(names, declared, host, verb="down") if machine.name in running
+    ]
     order = reverse(order_of({name: declared[name] for name in chosen}))
     return {name: plan_stop(name, terminate=terminate) for name in _sorted(order)}, order
 

@@ -13,7 +13,7 @@ from machines.model.machine import Machine
 from machines.model.names import machine_lock
 from machines.model.observed import Host as Observed
 from machines.operations.bases import known_base, make_base
-from machines.operations.declared import as_declared, declared_machines, edited, readable_machines
+from machines.operations.declared import as_declared, declared_machines, edited, one_file, readable_machines
 from machines.operations.execute import execute
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
@@ -146,7 +146,7 @@ async def change(
         async with host.files.fleet_lock():
             declared = readable_machines(host, name=name)
             if name not in declared:
-                file = host.declarations[0] if len(host.declarations) == 1 else ""
+                file = one_file(host)
                 raise NotFound(
                     f"machine {name} is not declared{f' in {file}' if file else ''}, so there is nothing to {verb}",
                     hint="machctl list shows which machines are; for others: systemctl set-property",

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import FLEET_DIRECTORY
 from machines.declare.values import parse_publish
-from machines.errors import Conflict, MachctlError, NotFound, raise_all
+from machines.errors import Conflict, MachctlError, raise_all
 from machines.model.base import Base
 from machines.model.frozen import NamedTuple, replace
 from machines.model.machine import Machine
@@ -18,7 +17,7 @@ from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.snapshot import Origin, timed_name
 from machines.model.tree import Tree
-from machines.operations.declared import declared_machines
+from machines.operations.declared import declared_machines, not_declared
 from machines.operations.observe import observe
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
@@ -107,7 +106,7 @@ def fleet_plan(
     """
     declared = declared_machines(host)
     names = list(names)
-    machines = chosen_machines(names, declared)
+    machines = chosen_machines(names, declared, host, verb=verb)
     observed = observe(host, machines, kernel=True)
     raise_all(check_host(observed, verb=verb))
     undeclared = [] if names else _undeclared(observed, declared)
@@ -315,13 +314,7 @@ def _plan_prune(names: list[str], observed: Observed, host: Host, *, purge: bool
     return plans, view
 
 
-def chosen_machines(names: list[str], declared: Mapping[str, Machine]) -> list[Machine]:
+def chosen_machines(names: list[str], declared: Mapping[str, Machine], host: Host, *, verb: str) -> list[Machine]:
     """Give the named machines, all that are declared without names. Raises NotFound for those that are not."""
-    unknown = [name for name in names if name not in declared]
-    raise_all(
-        [
-            NotFound(f"machine {name} is not declared", hint=f"machctl create, or write {FLEET_DIRECTORY}/{name}.toml")
-            for name in unknown
-        ]
-    )
+    raise_all([not_declared(name, host, verb=verb) for name in names if name not in declared])
     return [declared[name] for name in (names or sorted(declared))]

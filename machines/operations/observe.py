@@ -16,6 +16,7 @@ from machines.model.observed import Host as Observed
 from machines.model.observed import Listener, Record
 from machines.model.settings import FUSE, Node
 from machines.model.tree import Tree
+from machines.operations.declared import one_file
 from machines.operations.records import read_networks, read_records
 from machines.plan.check_host import NETWORK_MANAGER, PACKAGES, TOOLS
 from machines.plan.ports import loopback_key, wanted_loopback
@@ -114,7 +115,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         files=files,
         secrets=_secrets(host, machines),
         nspawn=_nspawn(host) if any(machine.secrets for machine in machines) else "",
-        declared_in=host.declarations[0] if len(host.declarations) == 1 else "",
+        declared_in=one_file(host),
         logs=_logs({*trees, *records}),
         guest_hosts=_guest_hosts(host, trees, records) if RESOLVED not in active else {},
         journals=host.facts.journal_links(trees.values()),

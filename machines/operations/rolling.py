@@ -48,6 +48,7 @@ from machines.render.redirect import addresses_of
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
+    from machines.model.base import Base
 
 _MOVED_BACK = "it answers itself again"
 _STOOD_IN = "its ports lead to its stand-in until then"
@@ -56,8 +57,9 @@ _STOOD_IN = "its ports lead to its stand-in until then"
 class Rolling:
     """The rollout of one machine, which nobody else may change meanwhile, nor its stand-in."""
 
-    def __init__(self, name: str, host: Host, reporter: Reporter, how: How) -> None:
-        self._name, self._host, self._how = name, host, how
+    def __init__(self, name: str, host: Host, reporter: Reporter, how: How, base: Base | None = None) -> None:
+        """``base`` is the one that was made for its new tree: of some sources nobody else can tell which that is."""
+        self._name, self._host, self._how, self._base = name, host, how, base
         self._stand_in = stand_in_name(name)
         self._reporter = AsMachine(name, reporter)
         self._state = read_state(name, host)
@@ -179,7 +181,7 @@ class Rolling:
         async with host.files.fleet_lock():
             observed = observe(host, [stand_in], kernel=False)
             declared = declared_machines(host)
-            base = known_base(stand_in, host) if anew else None
+            base = (self._base or known_base(stand_in, host)) if anew else None
             if anew and base is None:
                 raise NotFound(f"what {self._name} is to be made of is gone", hint="run the same command again")
             raise_all(
@@ -269,7 +271,8 @@ class Rolling:
         before = self._state.current.before
         assert before is not None
         async with host.files.fleet_lock():
-            planned = fleet_plan([name], host, verb="rollout", wishes=wishes)
+            bases = {name: self._base} if self._base else None
+            planned = fleet_plan([name], host, verb="rollout", wishes=wishes, bases=bases)
             observed = observe(host)
             first: Plan = [step for key, plan in planned.plans.items() if key.startswith(NETWORK) for step in plan]
             plan, later = parts.replacing(name, planned.plans[name], observed, snapshot=before.snapshot)

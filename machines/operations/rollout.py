@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from machines.errors import MachctlError, NotFound, raise_all
@@ -13,7 +13,7 @@ from machines.model.machine import Machine
 from machines.model.rollout import DECLARED, INTENT, PREVIOUS, Rollout, stand_in_name
 from machines.operations.applying import drop_unused, missing_bases
 from machines.operations.bases import known_base
-from machines.operations.declared import declared_machines
+from machines.operations.declared import declared_machines, not_declared
 from machines.operations.execute import execute
 from machines.operations.fleetplan import PLAIN, FleetPlan, Wishes, fleet_plan, stand_ins
 from machines.operations.observe import observe
@@ -46,14 +46,14 @@ class Chosen(NamedTuple):
     wishes: Wishes
 
 
-def members(word: str, host: Host) -> list[Machine]:
+def members(word: str, host: Host, *, verb: str = "rollout") -> list[Machine]:
     """Give the machine of a name, or the replicas that are declared under it, in their order. Raises NotFound."""
     declared = declared_machines(host)
     found = [machine for machine in declared.values() if machine.group == word]
     if not found and word in declared:
         found = [declared[word]]
     if not found:
-        raise NotFound(f"machine {word} is not declared, nor are replicas of it", hint="machctl list shows which are")
+        raise not_declared(word, host, verb=verb)
     return sorted(found, key=lambda machine: (len(machine.name), machine.name))
 
 
@@ -87,18 +87,18 @@ async def rollout(word: str, host: Host, reporter: Reporter, how: How) -> dict[s
         await take_up([each.name for each in members(word, host)], host, reporter, how)
         chosen = choose(word, host, force=how.force)
         names = [name for name in chosen.names if chosen.planned.plans.get(name)]
-        _, failed = await missing_bases(names, host, reporter, chosen.wishes)
+        bases, failed = await missing_bases(names, host, reporter, chosen.wishes)
         raise_all(list(failed.values()))
         done: dict[str, str] = {}
         rolled: list[str] = []
         for name in names:
             try:
                 if name in chosen.rolled:
-                    with Rolling(name, host, reporter, how) as rolling:
+                    with Rolling(name, host, reporter, how, bases.get(name)) as rolling:
                         await rolling.forward(chosen.wishes._replace(recreated=(name,)))
                     rolled.append(name)
                 else:
-                    await _apply_only(name, host, reporter, chosen.wishes)
+                    await _apply_only(name, host, reporter, chosen.wishes, bases)
             except MachctlError as error:
                 reporter.ended(name, error)
                 raise await _stopped(error, rolled, host, reporter, how) from error
@@ -128,11 +128,11 @@ def plan_shown(chosen: Chosen, host: Host, how: How) -> dict[str, Plan]:
     return plans
 
 
-async def _apply_only(name: str, host: Host, reporter: Reporter, wishes: Wishes) -> None:
+async def _apply_only(name: str, host: Host, reporter: Reporter, wishes: Wishes, bases: Mapping[str, Base]) -> None:
     """Make a machine what is declared that does not run, or that goes on running."""
     with Rolling(name, host, reporter, How()):
         async with host.files.fleet_lock():
-            planned = fleet_plan([name], host, verb="rollout", wishes=wishes)
+            planned = fleet_plan([name], host, verb="rollout", wishes=wishes, bases=bases)
             plan: Plan = [step for key, made in planned.plans.items() if key.startswith(NETWORK) for step in made]
             claims, rest = split_claims(planned.plans[name])
             await execute([*plan, *claims], host, reporter=reporter)
@@ -167,7 +167,7 @@ async def undo(word: str, host: Host, reporter: Reporter, how: How) -> list[str]
     """
     check_ready(host, verb="rollout")
     with _locked(word, host):
-        names = [machine.name for machine in members(word, host)]
+        names = [machine.name for machine in members(word, host, verb="rollout undo")]
         await take_up(names, host, reporter, how)
         can = [name for name in names if undo_of(read_state(name, host), host)]
         if not can:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from machines.declare.toml import declares_only
 from machines.errors import Conflict
 from machines.model.base import IMPORTED
+from machines.model.command import apply_command
 from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.names import bridge_unit, machine_unit, update_timer
@@ -69,9 +70,10 @@ def plan_remove(
         # What else the file says need not be a machine, nor be right.
         shared = text is not None and not declares_only(text, "machines", name)
         if own.group:
+            command = apply_command(own.origin, "--prune")
             raise Conflict(
                 f"machine {name} is one of the replicas of {own.group}, declared in {own.origin}",
-                hint=f"lower replicas of [machines.{own.group}] there, then run: machctl apply --prune",
+                hint=f"lower replicas of [machines.{own.group}] there, then run: {command}",
             )
         if shared or own.origin.endswith("/fleet.toml"):
             raise Conflict(

@@ -164,7 +164,7 @@ def test_named_links_keep_their_ends_while_others_come_and_go(linked: Host) -> N
     linked.machctl("net", "attach", "links", "veth,name=host1")
     there = links(linked, "links")
     assert there["dmz"] == kept
-    assert {name: row["state"] for name, row in there.items()} == dict.fromkeys(("host0", "dmz", "host2", "host1"), "up")
+    assert {name for name, row in there.items() if row["state"] == "up"} == {"host0", "host1", "host2", "dmz"}
     linked.machctl("rm", "--force", "links")
 
 

@@ -208,7 +208,7 @@ def test_apply_does_what_was_asked_about_and_no_more(monkeypatch: pytest.MonkeyP
         given.append(wishes)
         return 0
 
-    monkeypatch.setattr(verbs, "_host", lambda file: host)
+    monkeypatch.setattr(verbs, "host_of", lambda file: host)
     monkeypatch.setattr(verbs, "_apply", act)
     context = SimpleNamespace(obj=SimpleNamespace(dry_run=False, yes=True, quiet=True))
     with pytest.raises(words.Exit):
@@ -218,7 +218,7 @@ def test_apply_does_what_was_asked_about_and_no_more(monkeypatch: pytest.MonkeyP
 
 def test_one_with_nothing_to_do_leaves_what_another_was_to_do_by_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
     host = made("web")
-    monkeypatch.setattr(verbs, "_host", lambda file: host)
+    monkeypatch.setattr(verbs, "host_of", lambda file: host)
     context = SimpleNamespace(obj=Options(yes=True, quiet=True))
     for declarations, stays in (((FILE,), True), (host.declarations, False)):
         ours, host.declarations = host.declarations, declarations
@@ -230,7 +230,7 @@ def test_one_with_nothing_to_do_leaves_what_another_was_to_do_by_other_files(mon
 
 
 def test_what_a_killed_one_left_goes_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "_host", lambda file: host)
+    monkeypatch.setattr(verbs, "host_of", lambda file: host)
     lock = "/run/machctl/machine-web.lock"
     for mark in (True, False):
         # Nothing is planned, and still there is something to do.

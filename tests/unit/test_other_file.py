@@ -17,10 +17,12 @@ from machines.errors import Conflict, InvalidFile, NotFound
 from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.operations import applying
-from machines.operations.declared import other_file
+from machines.operations.declared import declared_machines, edited, other_file
+from machines.operations.down import plan_down
 from machines.operations.fleetplan import fleet_plan
 from machines.operations.ports import list_ports
 from machines.operations.records import read_networks, read_records
+from machines.operations.rollout import members
 from machines.render import paths
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -95,6 +97,40 @@ def test_one_that_is_declared_on_the_host_is_none_of_a_file(host: Any) -> None:
 
 
 PRIVATE = "[networks.priv]\nsubnet = '10.61.0.0/24'\nmode = 'isolated'\nmtu = 1400\n"
+
+
+@pytest.mark.parametrize("text", ["", '[machines.db]\nsource = "debian"\n'])
+def test_who_asks_for_it_without_its_file_is_told_which(host: Any, text: str) -> None:
+    host.files.texts["/etc/machctl/fleet.d/db.toml"] = text
+    for verb, ask in {
+        "plan": lambda: fleet_plan(["web"], host, verb="plan"),
+        "down": lambda: plan_down(["web"], host),
+        "rollout": lambda: members("web", host),
+        "rollout undo": lambda: members("web", host, verb="rollout undo"),
+    }.items():
+        with pytest.raises(NotFound, match=f"declared in {FILE}, not in a file of this host") as caught:
+            ask()
+        assert caught.value.hint == f"machctl {verb} -f {FILE} web"
+
+
+def test_replicas_of_it_are_told_of_too() -> None:
+    host: Any = FakeHost()
+    usual = host.declarations
+    host.files.texts[FILE] = '[machines.app]\nsource = "debian"\nreplicas = 2\n'
+    host.declarations = (FILE,)
+    assert asyncio.run(applying.apply([], host, REPORTER))[1] == {}
+    host.declarations = usual
+    with pytest.raises(NotFound) as caught:
+        members("app", host)
+    assert caught.value.hint == f"machctl rollout -f {FILE} app"
+    with pytest.raises(NotFound) as caught:
+        members("ap", host)
+    assert "fleet.d/ap.toml" in caught.value.hint
+    host.declarations = (FILE,)
+    replica = declared_machines(host)["app-1"]
+    with pytest.raises(Conflict) as refused:
+        edited(replica, replica, host)
+    assert refused.value.hint.endswith(f"then run: machctl apply -f {FILE}")
 
 
 def given(host: Any, *names: str) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from machines.cli import words
+from machines.cli.declarations import FILE, host_of
 from machines.cli.names import names as names_argument
 from machines.cli.output import note
 from machines.cli.plans import show_plan
 from machines.cli.wire import RealHost
-from machines.model.names import is_pattern
+from machines.model.command import apply_command
+from machines.operations.declared import one_file
 from machines.operations.fleetplan import PLAIN, FleetPlan, Wishes, fleet_plan
 from machines.render.paths import APPLYING_FILE, unit_dropin
 
@@ -28,13 +30,12 @@ _PRUNE = words.Option(False, "--prune", help="Remove machines that were made of 
 _PURGE = words.Option(False, "--purge", help="With --prune: keep no snapshot of them.")
 _RECREATE = words.Option(False, "--recreate", help="Make trees anew that were made of something else.")
 _NO_RESTART = words.Option(False, "--no-restart", help="Leave machines as they run; restart them later.")
-_FILE = words.Option(None, "--file", "-f", metavar="FILE", help="Read this file and not those in /etc/machctl.")
 
 
 def plan(
     context: words.Context,
     names: list[str] = names_argument(_NAMES, optional=True),
-    file: str = _FILE,
+    file: str = FILE,
     detailed_exitcode: bool = words.Option(
         False, "--detailed-exitcode", help="End with 10 if there is something to do."
     ),
@@ -44,10 +45,10 @@ def plan(
     no_restart: bool = _NO_RESTART,
 ) -> None:
     """Show what apply would do, why, and what it costs machines that run: live, reload, restart, recreate."""
-    host = _host(file)
+    host = host_of(file)
     wishes = _wishes(prune=prune, purge=purge, recreate=recreate, no_restart=no_restart)
     planned = fleet_plan(_expanded(names, host), host, verb="plan", wishes=wishes)
-    _show(planned, context.obj, names or [])
+    _show(planned, context.obj, names or [], host)
     if host.files.read_text(SCHEDULE) is not None:
         from machines.cli.scheduling import say_schedule
 
@@ -59,7 +60,7 @@ def plan(
 def apply(
     context: words.Context,
     names: list[str] = names_argument(_NAMES, optional=True),
-    file: str = _FILE,
+    file: str = FILE,
     prune: bool = _PRUNE,
     purge: bool = _PURGE,
     recreate: bool = _RECREATE,
@@ -70,7 +71,7 @@ def apply(
 ) -> None:
     """Make the host what is declared: machines in parallel, each after those it comes after."""
     options = context.obj
-    host = _host(file)
+    host = host_of(file)
     if schedule:
         from machines.cli.scheduling import schedule_apply
 
@@ -83,7 +84,7 @@ def apply(
     chosen = _expanded(names, host)
     planned = fleet_plan(chosen, host, verb="apply", wishes=wishes)
     if options.dry_run:
-        _show(planned, options, chosen)
+        _show(planned, options, chosen, host)
         return
     if planned.pruned:
         _ask(planned.pruned, options, purge=purge)
@@ -99,7 +100,7 @@ def apply(
         # Killed before it had done anything.
         run(collect_garbage(host, Progress(options), dry_run=False), timeout=options.timeout, what="apply")
     if not options.quiet:
-        _show(planned, options, chosen)
+        _show(planned, options, chosen, host)
 
 
 def _was_killed(host: RealHost) -> bool:
@@ -129,7 +130,7 @@ def _apply(names: list[str], host: RealHost, options: Options, wishes: Wishes, p
     finally:
         progress.clear()
     if not options.quiet:
-        _show(planned._replace(plans=plans), options, names)
+        _show(planned._replace(plans=plans), options, names, host)
         _say_kept({name: plans[name] for name in planned.pruned if name in plans and name not in failed})
     return exit_status(failed, len(_concerned(plans, failed)))
 
@@ -192,7 +193,7 @@ def _resume(options: Options, *, later: bool, scheduled: bool, recreate: bool) -
 def down(
     context: words.Context,
     names: list[str] = names_argument("The machines; all of the fleet if left out.", optional=True),
-    file: str = _FILE,
+    file: str = FILE,
     force: bool = words.Option(False, "--force", help="End them the hard way, as terminate does."),
 ) -> None:
     """Stop the fleet: every machine before those it comes after."""
@@ -203,7 +204,7 @@ def down(
     from machines.operations.down import plan_down
 
     options = context.obj
-    host = _host(file)
+    host = host_of(file)
     chosen = _expanded(names, host)
     plans, order = plan_down(chosen, host, terminate=force)
     if options.dry_run or not plans:
@@ -220,27 +221,6 @@ def down(
     finally:
         progress.clear()
     raise words.Exit(exit_status(failed, len(plans)))
-
-
-def _host(file: str | None) -> RealHost:
-    host = RealHost()
-    if file is not None:
-        host.declarations = _declaration(file)
-    return host
-
-
-def _declaration(file: str) -> tuple[str, ...]:
-    import os
-
-    from machines.errors import InvalidValue, NotFound
-
-    path = os.path.abspath(file)
-    if not os.path.isfile(path):
-        # Nothing declared would be a fleet without machines.
-        raise NotFound(f"there is no file {path}", hint="machctl fleet init FILE writes one to begin with")
-    if is_pattern(path):
-        raise InvalidValue(f"{path!r} would be read as a pattern", hint="call it something without * ? [")
-    return (path,)
 
 
 def _wishes(*, prune: bool, purge: bool, recreate: bool, no_restart: bool) -> Wishes:
@@ -261,12 +241,12 @@ def _expanded(names: Sequence[str] | None, host: RealHost) -> list[str]:
     return expand(names, host)
 
 
-def _show(planned: FleetPlan, options: Options, names: Sequence[str]) -> None:
+def _show(planned: FleetPlan, options: Options, names: Sequence[str], host: RealHost) -> None:
     show_plan(planned.plans, options, notes=planned.notes)
     for name, text in planned.notes.items():
         note(
             f"{name}: {text}\n  change it inside (machctl shell {name}), "
-            f"or have it made anew, the old one kept as a snapshot: machctl apply --recreate {name}"
+            f"or have it made anew, the old one kept as a snapshot: {apply_command(one_file(host), '--recreate', name)}"
         )
     for name in planned.lost:
         note(
@@ -279,7 +259,7 @@ def _show(planned: FleetPlan, options: Options, names: Sequence[str]) -> None:
         note(text)
     left = [name for name in planned.undeclared if name not in planned.pruned]
     if left and not names:
-        note(f"{_some(left)}: no longer declared; to remove: machctl apply --prune")
+        note(f"{_some(left)}: no longer declared; to remove: {apply_command(one_file(host), '--prune')}")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -311,7 +291,7 @@ def diff_of_fleet(context: words.Context, file: str | None, *, detailed_exitcode
     """Show what differs between the files and this host, as a unified diff where that is text."""
     from machines.cli.fleetdiff import show_diff
 
-    host = _host(file)
+    host = host_of(file)
     planned = fleet_plan([], host, verb="diff")
     show_diff(planned, _texts(host, planned), context.obj)
     if detailed_exitcode and any(planned.plans.values()):

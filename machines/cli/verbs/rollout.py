@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machines.cli import words
+from machines.cli.declarations import FILE, host_of
 from machines.cli.fleetprogress import FleetProgress
 from machines.cli.output import note, show_rows
 from machines.cli.plans import show_plan
@@ -53,6 +54,7 @@ def rollout(
         metavar="NAME | status [NAME...] | undo NAME",
         help="A machine, or the name that replicas are declared under.",
     ),
+    file: str = FILE,
     force: bool = words.Option(
         False, "--force", help="With a fresh tree, whatever there is to change; undo: whatever was restored since."
     ),
@@ -67,7 +69,7 @@ def rollout(
     read-only nor written by other machines) would have two writers, so such a machine is refused, with --force too:
     machctl apply does it. Where its tree stays, what is written into that of the stand-in goes with it.
     """
-    options, host = context.obj, RealHost()
+    options, host = context.obj, host_of(file)
     if drain < 0 or (health_timeout is not None and health_timeout <= 0):
         raise InvalidValue("there is no such time", hint="machctl rollout web --drain 10 --health-timeout 60")
     how = How(force, drain, health_timeout)
@@ -118,7 +120,7 @@ def _undo(name: str, host: RealHost, options: Options, how: How) -> None:
         from machines.operations.rollout import members, refusals, undo_of
         from machines.operations.standin import read_state
 
-        for machine in members(name, host):
+        for machine in members(name, host, verb="rollout undo"):
             can = undo_of(read_state(machine.name, host), host)
             raise_all(refusals(machine.name, host, how) if can else [])
             note(f"{machine.name}: {'would be what it was before its rollout' if can else 'stays as it is'}")
@@ -141,10 +143,14 @@ def _undo(name: str, host: RealHost, options: Options, how: How) -> None:
 def _say_declared(name: str, undone: list[str], host: RealHost) -> None:
     """Say what does again what was undone: the files were left as they are."""
     from machines.errors import MachctlError
+    from machines.model.command import apply_command
+    from machines.operations.declared import one_file
     from machines.operations.fleetplan import PLAIN, fleet_plan
 
-    whole = f"machctl rollout {name}, or machctl apply --recreate {' '.join(undone)},"
-    by_apply = f"the next machctl apply does it again (machctl plan {name})"
+    file = one_file(host)
+    anew = apply_command(file, "--recreate", *undone)
+    whole = f"{apply_command(file, name, verb='rollout')}, or {anew},"
+    by_apply = f"the next {apply_command(file)} does it again ({apply_command(file, name, verb='plan')})"
     try:
         planned = fleet_plan(undone, host, verb="plan", wishes=PLAIN)
     except MachctlError:
