@@ -214,7 +214,8 @@ def pipe(
 
     What ends the caller's part early ends the filter as well; otherwise it has to end with one of the exit statuses
     ``fine``. An error of the caller's that the filter brought about is told as the filter's.
-    Raises Unsupported where the tool is not installed, CommandFailed.
+    Raises Unsupported where the tool is not installed, BrokenPipeError where nobody reads ``target`` any more,
+    CommandFailed.
     """
     import subprocess
     import tempfile
@@ -233,9 +234,11 @@ def pipe(
         stream = process.stdout if source is not None else process.stdin
         assert stream is not None
 
-        def failure() -> CommandFailed | None:
+        def failure() -> CommandFailed | BrokenPipeError | None:
             if process.wait() in fine:
                 return None
+            if target is not None and process.returncode == -signal.SIGPIPE:
+                return BrokenPipeError()
             said.seek(0)
             # The first line says what is wrong, what follows is advice.
             lines = said.read(4096).decode(errors="replace").split("\n")

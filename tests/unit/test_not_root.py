@@ -10,6 +10,9 @@ import pytest
 
 from acting import create, web
 from fakes import FakeHost
+from machines.cli.options import Options
+from machines.cli.verbs.rollout import rollout
+from machines.cli.verbs.snapshot import ls
 from machines.errors import MachctlError, NotPermitted
 from machines.host import secrets
 from machines.host.storage import store
@@ -83,3 +86,16 @@ def test_journals_of_machines_need_root(host: FakeHost) -> None:
     with pytest.raises(NotPermitted, match="web") as caught:
         journal_command("web", running(host, "web"), [])
     assert_refused(caught.value)
+
+
+@pytest.mark.usefixtures("user")
+def test_snapshots_and_rollouts_that_cannot_be_seen_are_not_none(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machines.cli.verbs.snapshot.RealHost", lambda: host)
+    monkeypatch.setattr("machines.cli.verbs.rollout.host_of", lambda file: host)
+    context: Any = SimpleNamespace(obj=Options())
+    for look in (lambda: ls(context, None), lambda: rollout(context, ["status"], None, False, 10.0, None)):
+        with pytest.raises(NotPermitted) as caught:
+            look()
+        assert_refused(caught.value)

@@ -23,6 +23,18 @@ ROOT = Path(__file__).parents[2]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="unshare(1) of a PID namespace needs root")
 
 
+@pytest.mark.parametrize("written", [0, 1 << 20])
+def test_a_filter_whose_output_nobody_reads(written: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (
+        os.fdopen(writing, "wb") as target,
+        pytest.raises(BrokenPipeError),
+        run.pipe(["sh", "-c", "echo x; cat >/dev/null; echo y"], target=target.fileno()) as stream,
+    ):
+        stream.write(bytes(written))
+
+
 def test_output_and_input() -> None:
     assert run.run(["cat"], input="ä\n") == run.Completed(0, "ä\n", "")
     assert run.run(["cat"]).stdout == ""

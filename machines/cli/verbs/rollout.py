@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from machines.cli import words
@@ -12,7 +13,7 @@ from machines.cli.output import note, show_rows
 from machines.cli.plans import show_plan
 from machines.cli.running import run
 from machines.cli.wire import RealHost
-from machines.errors import InvalidValue
+from machines.errors import InvalidValue, NotPermitted
 from machines.operations.standin import How
 from machines.plan.kinds import LIVE, RELOAD
 from machines.plan.steps import StartMachine
@@ -173,6 +174,8 @@ def _status(names: list[str], host: RealHost, options: Options) -> None:
     from machines.operations.rollout import status
 
     rows = status(names, host)
+    if os.geteuid() != 0 and not rows:
+        raise NotPermitted("what is known of rollouts needs root", hint="run it again with sudo")
     if options.output not in {"json", "yaml"}:
         rows = [{**row, "at": ago(row["at"])} for row in rows]
     show_rows(rows, COLUMNS, options, empty="no machine was rolled out yet: machctl rollout NAME")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 
 from machines.cli import words
 from machines.cli.names import name as name_argument
@@ -15,7 +16,7 @@ from machines.cli.progress import Progress
 from machines.cli.running import run
 from machines.cli.verbs.copies import TAKEN_BACK, show_changes
 from machines.cli.wire import RealHost
-from machines.errors import InvalidValue
+from machines.errors import InvalidValue, NotPermitted
 from machines.model.names import check_kept_name
 from machines.operations import copies
 
@@ -87,6 +88,8 @@ def ls(
 
         # Those of a machine that was pruned outlive it.
         require([name], host)
+    if os.geteuid() != 0 and not any(found.values()):
+        raise NotPermitted("snapshots need root", hint="run it again with sudo")
     rows = [
         {
             "machine": snapshot.machine,
