@@ -194,6 +194,9 @@ class FakeStorage:
             raise Conflict(f"{POOL}/{name} is mounted")
         self.layer_names.discard(name)
 
+    def snapshots_of(self, machine: str) -> dict[str, Any]:
+        return dict(self.snapshots.get(machine, {}))
+
     def all_snapshots(self) -> dict[str, dict[str, Any]]:
         return dict(self.snapshots)
 

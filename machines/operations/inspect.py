@@ -109,7 +109,7 @@ def require(names: Iterable[str], host: Host) -> None:
     known = known_names(host)
     raise_all(
         [
-            NotFound(f"there is no machine {name}", hint=_did_you_mean(name, known))
+            NotFound(f"there is no machine {name}", hint=_had_back(name, host) or _did_you_mean(name, known))
             for name in names
             if name not in known
         ]
@@ -186,6 +186,16 @@ def _health(name: str, leader: int, host: Host) -> str:
     from machines.operations.health import health_of
 
     return health_of(name, leader, host)
+
+
+def _had_back(name: str, host: Host) -> str:
+    """Give how a machine is had back of which snapshots are left, as of one that was pruned; "" without any."""
+    snapshots = list(host.storage.snapshots_of(name))
+    if not snapshots:
+        return ""
+    from machines.plan.prune import had_back
+
+    return had_back(name, snapshots[-1])
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

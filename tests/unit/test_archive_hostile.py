@@ -275,6 +275,16 @@ def test_archives_appear_whole_or_not_at_all(tmp_path: Path, compression: str) -
         pass
 
 
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_an_archive_that_nobody_reads(compression: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    nobody = create_archive(writing, compression=compression)  # type: ignore[arg-type]
+    with pytest.raises(BrokenPipeError), nobody as stream:
+        stream.write(os.urandom(3_000_000))
+    os.close(writing)
+
+
 def test_check_sums(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"abc")

@@ -17,6 +17,7 @@ from machines.operations import fleetplan
 from machines.operations.copies import clone, restore
 from machines.operations.fleetplan import PLAIN
 from machines.operations.garbage import collect_garbage
+from machines.operations.inspect import require
 from machines.operations.records import read_records
 from machines.operations.remove import remove
 from machines.plan.kinds import kind_of_plan
@@ -68,6 +69,12 @@ def test_what_brings_it_back_is_said() -> None:
     with pytest.raises(NotFound, match="old was pruned") as caught:
         asyncio.run(restore("old", kept, host, REPORTER, dry_run=False))
     assert way in caught.value.hint
+    with pytest.raises(NotFound, match="no machine old") as caught:
+        require(["old"], host)
+    assert way in caught.value.hint
+    with pytest.raises(NotFound) as caught:
+        require(["none"], host)
+    assert "machctl list" in caught.value.hint
     with pytest.raises(NotFound, match="old was pruned"):
         asyncio.run(clone("old", "back", host, REPORTER, snapshot=kept))
     with pytest.raises(NotFound, match="no machine nosuch with a tree"):

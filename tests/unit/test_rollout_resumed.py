@@ -33,7 +33,6 @@ def interrupted(phase: str) -> FakeHost:
     record = host.files.texts[paths.machine_record("web")]
     state = Rollout("web", phase=phase, current=Generation(1, "", Before({}, record)))
     host.files.texts[paths.rollout_file("web")] = write_rollout(state)
-    host.storage.snapshots_of = lambda name: host.storage.snapshots.get(name, {})
     host.running = lambda: {"web-next": machine_unit("web-next")}  # type: ignore[method-assign]
     return host
 

@@ -65,7 +65,8 @@ def create_archive(target: str | int, *, compression: Compression = "zstd") -> I
     """Open a file, or a descriptor such as that of stdout, for writing, compressed on the way.
 
     A file appears whole or not at all: it is written beside its place, for its owner alone, and renamed.
-    Raises NotFound, NotPermitted, Unsupported where the tool is missing, MachctlError where there is no room.
+    Raises NotFound, NotPermitted, Unsupported where the tool is missing, MachctlError where there is no room,
+    BrokenPipeError where nobody reads it any more.
     """
     if compression not in {*_PACK, "none"}:
         raise InvalidValue(f"{compression!r} is no compression", hint="use zstd, gzip, xz or none")
@@ -92,6 +93,8 @@ def create_archive(target: str | int, *, compression: Compression = "zstd") -> I
         if isinstance(target, str) and temporary is not None:
             os.rename(temporary, target)
             temporary = None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _cannot(called, "written", error) from error
     finally:
