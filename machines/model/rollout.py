@@ -44,7 +44,7 @@ class Rollout(NamedTuple):
 
     ``current`` is what the machine is, or is becoming by ``target``; ``earlier`` what it was until then, while that may
     be gone back to. ``why`` says what went wrong. Near its end it ``ends`` as DONE or UNDONE. ``restored`` is the
-    snapshot that became the machine's tree since.
+    snapshot that became the machine's tree since, ``file`` the one that was taken instead of those of the host.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Rollout(NamedTuple):
     earlier: Generation | None = None
     ends: str = ""
     restored: str = ""
+    file: str = ""
 
     @property
     def unfinished(self) -> bool:

@@ -293,11 +293,21 @@ async def missing_bases(
         return bases, {}
     # All that can be known to go wrong before minutes are spent.
     fleet_plan(names, host, verb="apply", wishes=wishes)
+    later: Failed = {}
     if wishes.no_bases:
-        later = "it takes a base that is made once the network is up"
-        return bases, {name: MachctlError(f"machine {name} is left for later: {later}") for name in missing}
-    made, failed = await make_bases(missing, host, reporter)
-    return bases | made, failed
+        why = "it takes a base that is made once the network is up"
+        later = {
+            name: MachctlError(f"machine {name} is left for later: {why}") for name in left_for_later(missing, host)
+        }
+    made, failed = await make_bases({name: each for name, each in missing.items() if name not in later}, host, reporter)
+    return bases | made, failed | later
+
+
+def left_for_later(missing: Mapping[str, Machine], host: Host) -> list[str]:
+    """Name the machines whose bases may be made by another run: of some sources, as dir:, nobody would know them."""
+    from machines.operations.bases import is_told_apart
+
+    return [name for name, machine in missing.items() if is_told_apart(machine, host)]
 
 
 def look_for_bases(names: list[str], host: Host, wishes: Wishes) -> tuple[dict[str, Base], dict[str, Machine]]:

@@ -32,6 +32,16 @@ def known_base(machine: Machine, host: Host) -> Base | None:
     return newest(bases, shape) if shape is not None else None
 
 
+def is_told_apart(machine: Machine, host: Host) -> bool:
+    """Tell whether what the source of ``machine`` produces now can be known from what it produced before."""
+    return _shape(machine, host) is not None
+
+
+async def wanted_base(machine: Machine, host: Host, progress: Progress) -> Base:
+    """Give the base that the tree of ``machine`` can be copied from, and make it where there is none."""
+    return known_base(machine, host) or await make_base(machine, host, progress)
+
+
 async def make_base(
     machine: Machine,
     host: Host,

@@ -74,12 +74,14 @@ def not_declared(name: str, host: Host, *, verb: str) -> NotFound:
     """Give the error of a machine, or of replicas, that the files which count do not declare: others may."""
     from machines.operations.records import read_records
 
+    mine = one_file(host) or "a file of this host"
     for each in sorted(read_records(host)):
-        if name != each and not (each.startswith(f"{name}-") and each.removeprefix(f"{name}-").isdecimal()):
+        if each != name and not each.startswith(f"{name}-"):
             continue
         file = declared_in(host.files.read_text(settings_file(each)) or "")
-        if file and file not in declared_files(host) and host.files.read_text(file) is not None:
-            mine = one_file(host) or "a file of this host"
+        text = host.files.read_text(file) if file and file not in declared_files(host) else None
+        declared = read_fleet({file: text}).machines if text is not None else {}
+        if each in declared and name in {each, declared[each].group}:
             return NotFound(
                 f"machine {name} is declared in {file}, not in {mine}", hint=apply_command(file, name, verb=verb)
             )

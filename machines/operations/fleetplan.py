@@ -66,7 +66,7 @@ class Wishes(NamedTuple):
 PLAIN = Wishes()
 
 # All that the base of a machine depends on.
-_SHAPE = (
+SHAPE = (
     "source", "mirror", "checksum", "insecure", "packages", "ssh_keys", "variant", "bootstrapper", "keyring",
 )  # fmt: skip
 
@@ -201,7 +201,7 @@ def known_bases(machines: Iterable[Machine], host: Host) -> dict[str, Base | Non
     known: dict[tuple[object, ...], Base | None] = {}
     found: dict[str, Base | None] = {}
     for machine in machines:
-        key = tuple(getattr(machine, field) for field in _SHAPE)
+        key = tuple(getattr(machine, field) for field in SHAPE)
         if key not in known:
             known[key] = known_base(machine, host)
         found[machine.name] = known[key]

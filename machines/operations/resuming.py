@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from machines.declare.fleet import DECLARATIONS
 from machines.errors import MachctlError, NotFound
-from machines.operations.applying import apply, look_for_bases, make_bases
+from machines.operations.applying import apply, left_for_later, look_for_bases, make_bases
 from machines.operations.reporter import Reporter
 from machines.operations.unfinished import Unfinished, write_unfinished
 from machines.render import paths
@@ -44,7 +44,7 @@ async def resume(
     """
     check_there(unfinished, host)
     names, wishes = unfinished.names, unfinished.wishes
-    missing = look_for_bases(names, host, wishes)[1]
+    missing = left_for_later(look_for_bases(names, host, wishes)[1], host)
     _, failed = await apply(names, host, reporter, wishes._replace(wait=wait, no_bases=True))
     if missing:
         write_unfinished(names, wishes, host)
@@ -55,7 +55,9 @@ async def resume(
 async def resume_later(unfinished: Unfinished, host: Host, reporter: Reporter) -> dict[str, MachctlError]:
     """Make what the machines are made of that had to wait for the network; give the errors of those it failed for."""
     check_there(unfinished, host)
-    made, failed = await make_bases(look_for_bases(unfinished.names, host, unfinished.wishes)[1], host, reporter)
+    missing = look_for_bases(unfinished.names, host, unfinished.wishes)[1]
+    later = {name: missing[name] for name in left_for_later(missing, host)}
+    made, failed = await make_bases(later, host, reporter)
     if made:
         host.units.start(UNIT)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,13 +17,11 @@ from machines.model.frozen import replace
 from machines.model.health import Health
 from machines.model.machine import Machine
 from machines.model.names import machine_lock, machine_unit
-from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.rollout import Before, Generation, stand_in_name, write_rollout
-from machines.model.snapshot import Snapshot, timed_name
-from machines.operations.bases import known_base
-from machines.operations.copies import origin_of
-from machines.operations.declared import declared_machines, readable_machines
+from machines.model.snapshot import timed_name
+from machines.operations.bases import known_base, wanted_base
+from machines.operations.declared import declared_machines, one_file, readable_machines
 from machines.operations.execute import execute
 from machines.operations.fleet import make_planned
 from machines.operations.fleetplan import PLAIN, Wishes, fleet_plan
@@ -30,7 +29,7 @@ from machines.operations.observe import observe
 from machines.operations.readiness import answering_ports, lacks_ipv6
 from machines.operations.records import read_networks, read_records
 from machines.operations.reporter import Reporter
-from machines.operations.standin import AsMachine, How, copy_of, last_words, read_state
+from machines.operations.standin import AsMachine, How, copy_of, kept_tree, last_words, read_state
 from machines.operations.tree import drop_staged
 from machines.operations.unfinished import read_unfinished, unmark, write_unfinished
 from machines.plan import rollout as parts
@@ -138,6 +137,10 @@ class Rolling:
                 before = state.current.before
                 taken = before is not None and before.snapshot in self._host.storage.snapshots_of(self._name)
                 anew = state.kind == RECREATE and not (taken and self._name in self._host.running())
+                if anew and state.target == phases.DECLARED:
+                    # The one that was made for it may be known to nobody any more.
+                    progress = partial(self._reporter.progress, self._name)
+                    self._base = await wanted_base(self._as_declared(), self._host, progress)
                 forced = (self._name,) if anew else ()
                 await self._replaced(PLAIN._replace(recreate=True, forced=forced))
             case phases.UNDOING:
@@ -156,7 +159,7 @@ class Rolling:
         """Have a stand-in of ``machine``, its tree made ``anew`` or a copy, and lead the ports to it."""
         stand_in = parts.stand_in_of(machine, self._stand_in)
         await self._remove_stand_in()
-        self._save(phases.TRYING, stand_in=self._stand_in, why="")
+        self._save(phases.TRYING, stand_in=self._stand_in, why="", file=one_file(self._host))
         try:
             await self._make(stand_in, anew=anew)
             why = f"{self._name} stays as it is until its stand-in does its work"
@@ -297,7 +300,7 @@ class Rolling:
             plan, later = parts.plan_restore(name, before, observed, snapshot=snapshot, origin=origin, why=why)
             await self._do(plan[:1])
             host.units.reset_failed(machine_unit(name))
-            await self._do([*self._kept_tree(observed), *plan[1:-1]])
+            await self._do([*kept_tree(self._state, observed, host), *plan[1:-1]])
         await self._do(plan[-1:])
         probe = before.files.get(paths.probe_file(name))
         health = None
@@ -308,19 +311,6 @@ class Rolling:
             health = found[0] if found else None
         await self._ready(name, self._stand_in, health, before.ports)
         return later
-
-    def _kept_tree(self, observed: Observed) -> Plan:
-        """Give the step that keeps the tree that is given up, where that may have to be gone back to."""
-        name, before = self._name, self._state.current.before
-        wanted = self._state.phase == phases.REPLACING and before is not None and before.snapshot
-        if not wanted or before is None or name not in observed.trees:
-            return []
-        if before.snapshot in self._host.storage.snapshots_of(name):
-            return []
-        origin = origin_of(name, observed, self._host)
-        note = "before its rollout was undone"
-        kept = Snapshot(name, before.snapshot, time.time(), origin.storage, origin.base, origin.uid, note)
-        return [steps.TakeSnapshot(reason="so that it can be had back", machine=name, snapshot=kept, origin=origin)]
 
     # --- what they share ---
 

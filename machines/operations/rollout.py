@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, Any
 
-from machines.errors import MachctlError, NotFound, raise_all
+from machines.declare.fleet import DECLARATIONS
+from machines.errors import Conflict, MachctlError, NotFound, raise_all
 from machines.model.frozen import NamedTuple
 from machines.model.machine import Machine
 from machines.model.rollout import DECLARED, INTENT, PREVIOUS, Rollout, stand_in_name
 from machines.operations.applying import drop_unused, missing_bases
 from machines.operations.bases import known_base
-from machines.operations.declared import declared_machines, not_declared
+from machines.operations.declared import declared_machines, not_declared, one_file
 from machines.operations.execute import execute
-from machines.operations.fleetplan import PLAIN, FleetPlan, Wishes, fleet_plan, stand_ins
+from machines.operations.fleetplan import PLAIN, SHAPE, FleetPlan, Wishes, fleet_plan, stand_ins
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 from machines.operations.records import read_records
@@ -94,10 +96,12 @@ async def rollout(word: str, host: Host, reporter: Reporter, how: How) -> dict[s
         for name in names:
             try:
                 if name in chosen.rolled:
+                    _check_unchanged(chosen.planned.declared[name], host)
                     with Rolling(name, host, reporter, how, bases.get(name)) as rolling:
                         await rolling.forward(chosen.wishes._replace(recreated=(name,)))
                     rolled.append(name)
                 else:
+                    _check_unchanged(chosen.planned.declared[name], host)
                     await _apply_only(name, host, reporter, chosen.wishes, bases)
             except MachctlError as error:
                 reporter.ended(name, error)
@@ -106,6 +110,13 @@ async def rollout(word: str, host: Host, reporter: Reporter, how: How) -> dict[s
             done[name] = chosen.kinds[name]
         await drop_unused(host, reporter, failed=False, planned=chosen.planned.plans[""])
     return done
+
+
+def _check_unchanged(machine: Machine, host: Host) -> None:
+    """Raise Conflict where what a machine is made of was edited since its base was looked for, or made."""
+    now = declared_machines(host).get(machine.name)
+    if now is None or any(getattr(now, field) != getattr(machine, field) for field in SHAPE):
+        raise Conflict(f"the declaration of {machine.name} was edited meanwhile", hint="run the same command again")
 
 
 def plan_shown(chosen: Chosen, host: Host, how: How) -> dict[str, Plan]:
@@ -132,7 +143,8 @@ async def _apply_only(name: str, host: Host, reporter: Reporter, wishes: Wishes,
     """Make a machine what is declared that does not run, or that goes on running."""
     with Rolling(name, host, reporter, How()):
         async with host.files.fleet_lock():
-            planned = fleet_plan([name], host, verb="rollout", wishes=wishes, bases=bases)
+            made = {name: bases[name]} if name in bases else None
+            planned = fleet_plan([name], host, verb="rollout", wishes=wishes, bases=made)
             plan: Plan = [step for key, made in planned.plans.items() if key.startswith(NETWORK) for step in made]
             claims, rest = split_claims(planned.plans[name])
             await execute([*plan, *claims], host, reporter=reporter)
@@ -211,10 +223,24 @@ async def take_up(names: Iterable[str], host: Host, reporter: Reporter, how: How
     states = {name: read_state(name, host) for name in dict.fromkeys([*found, *sorted(wanted)])}
     names = [name for name, state in states.items() if state.unfinished or name in found]
     for name in names:
-        with Rolling(name, host, reporter, how) as rolling:
+        with Rolling(name, _as_begun(states[name], host), reporter, how) as rolling:
             await rolling.take_up()
         reporter.ended(name, None)
     return list(names)
+
+
+def _as_begun(state: Rollout, host: Host) -> Host:
+    """Give the host with the declarations that a rollout was begun by: by others it may not be declared at all."""
+    if (
+        not state.unfinished
+        or state.file == one_file(host)
+        or (state.file and host.files.read_text(state.file) is None)
+    ):
+        return host
+    begun: Any = copy(host)
+    begun.declarations = (state.file,) if state.file else DECLARATIONS
+    found: Host = begun
+    return found
 
 
 async def go_on(names: Iterable[str], host: Host, reporter: Reporter) -> dict[str, MachctlError]:

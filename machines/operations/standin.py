@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from machines.model.frozen import NamedTuple, replace
 from machines.model.observed import Host as Observed
-from machines.model.rollout import Rollout, read_rollout
+from machines.model.rollout import REPLACING, Rollout, read_rollout
+from machines.model.snapshot import Snapshot
 from machines.operations.copies import origin_of
 from machines.operations.reporter import Reporter
 from machines.plan.machine import Copy
-from machines.plan.steps import Step
+from machines.plan.steps import Plan, Step, TakeSnapshot
 from machines.render import paths
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ def copy_of(name: str, observed: Observed, host: Host) -> Copy:
     origin = origin_of(name, observed, host)
     held = observed.running.get(name, "") if origin.storage != "btrfs" else ""
     return Copy(name, origin, observed.records[name].payload, running=held)
+
+
+def kept_tree(state: Rollout, observed: Observed, host: Host) -> Plan:
+    """Give the step that keeps the tree that a machine gives up, where that may have to be gone back to."""
+    name, before = state.name, state.current.before
+    if state.phase != REPLACING or before is None or not before.snapshot or name not in observed.trees:
+        return []
+    if before.snapshot in host.storage.snapshots_of(name):
+        return []
+    origin = origin_of(name, observed, host)
+    note = "before its rollout was undone"
+    kept = Snapshot(name, before.snapshot, time.time(), origin.storage, origin.base, origin.uid, note)
+    return [TakeSnapshot(reason="so that it can be had back", machine=name, snapshot=kept, origin=origin)]
 
 
 def last_words(name: str, host: Host) -> list[str]:

@@ -23,7 +23,7 @@ from machines.operations.execute import execute
 from machines.operations.fleetplan import PLAIN, Wishes
 from machines.operations.links import change_link
 from machines.operations.records import read_records
-from machines.operations.resuming import resume, resume_later
+from machines.operations.resuming import LATER_UNIT, UNIT, resume, resume_later
 from machines.operations.unfinished import Unfinished, read_unfinished, write_unfinished
 from machines.plan import steps
 from machines.render import paths
@@ -154,6 +154,26 @@ def test_what_another_apply_wrote_of_itself_stays() -> None:
     host.units.reload_networkd = meanwhile
     assert asyncio.run(applying.apply([], host, REPORTER))[1] == {}
     assert left(host).names == ["other"]
+
+
+def test_what_nobody_would_know_again_is_made_at_once() -> None:
+    host = Keeping()
+    declare(host, "web", source="dir:/srv/tree")
+    declare(host, "db")
+    host.maker.identities["dir:/srv/tree"] = None
+    started: list[str] = []
+    host.units.start = started.append
+    write_unfinished([], PLAIN, host)
+    # At boot, and once the network is up.
+    assert asyncio.run(resume(left(host), host, REPORTER)) == {}
+    assert set(host.placed) == {"web"}
+    assert started == [LATER_UNIT]
+    assert asyncio.run(resume_later(left(host), host, REPORTER)) == {}
+    assert started == [LATER_UNIT, UNIT]
+    assert asyncio.run(resume(left(host), host, REPORTER)) == {}
+    assert set(host.placed) == {"web", "db"}
+    assert sorted(str(request.source) for request in host.maker.requests) == ["debian:trixie", "dir:/srv/tree"]
+    assert started == [LATER_UNIT, UNIT]
 
 
 def test_nothing_waits_at_boot_for_what_waits_for_the_network() -> None:

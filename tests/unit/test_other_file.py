@@ -113,6 +113,18 @@ def test_who_asks_for_it_without_its_file_is_told_which(host: Any, text: str) ->
         assert caught.value.hint == f"machctl {verb} -f {FILE} web"
 
 
+def test_a_file_that_no_longer_declares_it_is_not_the_way(host: Any) -> None:
+    for file in (FILE, "/etc/machctl/fleet.d/x.toml"):
+        host.files.texts[FILE] = '[machines.other]\nsource = "debian"\n'
+        with pytest.raises(NotFound, match=r"web is not declared$"):
+            members("web", host)
+        host.declarations = (file,)
+    host.declarations = FakeHost().declarations
+    host.files.texts[FILE] = TEXT.replace("[machines.web]", "[machines.web-1]")
+    with pytest.raises(NotFound, match=r"web is not declared$"):
+        members("web", host)
+
+
 def test_replicas_of_it_are_told_of_too() -> None:
     host: Any = FakeHost()
     usual = host.declarations

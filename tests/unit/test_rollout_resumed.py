@@ -10,18 +10,21 @@ import pytest
 from acting import REPORTER, create, web
 from fakes import FakeHost
 from keeping import forget, made
+from machines.declare.fleet import own_file
 from machines.errors import Conflict
 from machines.model.names import machine_unit
 from machines.model.rollout import DONE, REPLACING, RETURNING, UNDONE, Before, Generation, Rollout, write_rollout
 from machines.model.snapshot import Snapshot
 from machines.operations.copies import restore
+from machines.operations.fleetplan import Wishes
 from machines.operations.observe import observe
 from machines.operations.reporter import Reporter
 from machines.operations.rolling import Rolling
-from machines.operations.rollout import take_up, undo
-from machines.operations.standin import How, read_state
+from machines.operations.rollout import _check_unchanged, members, take_up, undo
+from machines.operations.standin import How, kept_tree, read_state
 from machines.plan import rollout as parts
 from machines.plan import steps
+from machines.plan.kinds import RECREATE
 from machines.plan.steps import Plan
 from machines.render import paths
 
@@ -56,6 +59,69 @@ def test_one_that_is_no_longer_declared_is_ended(phase: str, monkeypatch: pytest
         assert "no longer declared" in why[0]
     else:
         assert why == []
+
+
+def test_one_of_a_file_goes_on_by_that_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = interrupted(REPLACING)
+    host.files.texts["/srv/lab.toml"] = host.files.texts[own_file("web")]
+    state = read_state("web", host)._replace(file="/srv/lab.toml")
+    host.files.texts[paths.rollout_file("web")] = write_rollout(state)
+    forget(host, "web")
+    seen: list[bool] = []
+
+    async def replaced(rolling: Rolling, wishes: Wishes) -> None:
+        seen.append(rolling._declared())
+
+    async def undo(rolling: Rolling, why: str) -> None:
+        seen.append(False)
+
+    monkeypatch.setattr(Rolling, "_replaced", replaced)
+    monkeypatch.setattr(Rolling, "_undo", undo)
+    usual = host.declarations
+    asyncio.run(take_up(["web"], host, REPORTER, How()))
+    assert seen == [True]
+    assert host.declarations == usual
+    del host.files.texts["/srv/lab.toml"]
+    asyncio.run(take_up(["web"], host, REPORTER, How()))
+    assert seen == [True, False]
+
+
+def test_a_base_that_nobody_knows_again_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = interrupted(REPLACING)
+    host.files.texts[own_file("web")] = '[machines.web]\nsource = "dir:/srv/tree"\n'
+    host.maker.identities["dir:/srv/tree"] = None
+    state = read_state("web", host)._replace(kind=RECREATE)
+    host.files.texts[paths.rollout_file("web")] = write_rollout(state)
+    plans: list[Plan] = []
+
+    async def do(_: Rolling, plan: Plan) -> None:
+        plans.append(plan)
+
+    async def done(*_: object, **__: object) -> None:
+        return
+
+    monkeypatch.setattr(Rolling, "_do", do)
+    for name in ("_answering", "_ready", "_finish"):
+        monkeypatch.setattr(Rolling, name, done)
+    asyncio.run(take_up(["web"], host, REPORTER, How()))
+    (base,) = [base for base in host.storage.bases().values() if str(base.source) == "dir:/srv/tree"]
+    trees = [step.base for plan in plans for step in plan if isinstance(step, steps.MakeTree)]
+    assert trees == [base.id]
+    assert not [step for plan in plans for step in plan if isinstance(step, steps.MakeBase)]
+
+
+def test_an_edit_during_a_rollout_ends_it() -> None:
+    host = made("web")
+    (machine,) = members("web", host)
+    _check_unchanged(machine, host)
+    host.files.texts[own_file("web")] += 'memory = "1G"\n'
+    _check_unchanged(machine, host)
+    host.files.texts[own_file("web")] = '[machines.web]\nsource = "arch"\n'
+    with pytest.raises(Conflict, match="web was edited meanwhile"):
+        _check_unchanged(machine, host)
+    forget(host, "web")
+    with pytest.raises(Conflict):
+        _check_unchanged(machine, host)
 
 
 def test_what_the_ports_need_is_done_while_the_stand_in_is_still_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +216,7 @@ def test_what_is_given_up_by_an_undo_is_kept(monkeypatch: pytest.MonkeyPatch) ->
         return
 
     async def restore(rolling: Rolling, before: Before, reason: str) -> Plan:
-        return rolling._kept_tree(observe(host))
+        return kept_tree(rolling._state, observe(host), host)
 
     monkeypatch.setattr(parts, "check_rollout", lambda *_: [])
     monkeypatch.setattr(Rolling, "_move", move)
