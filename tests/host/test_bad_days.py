@@ -25,7 +25,8 @@ def listens(host: Host, port: int) -> bool:
     [
         ("", "the empty name"),
         ("_", "'_'"),
-        ("a" * 64, "63 characters"),
+        ("a" * 64, "DNS takes 63"),
+        ("a" * 65, "63 characters"),
         ("../x", "../x"),
         ("/etc", "/etc"),
         ("Web", "call it web"),
