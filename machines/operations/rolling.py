@@ -127,8 +127,8 @@ class Rolling:
                 f"machctl snapshot rm {self._name} {before.snapshot}"
             )
 
-    async def take_up(self) -> None:
-        """Go on where somebody was killed. Raises MachctlError."""
+    async def take_up(self) -> bool:
+        """Go on where somebody was killed; tell whether the machine was touched at all. Raises MachctlError."""
         state = self._state
         match state.phase:
             case phases.REPLACING if state.target == phases.DECLARED and not self._declared():
@@ -152,6 +152,8 @@ class Rolling:
                 await self._remove_stand_in()
                 if state.unfinished:
                     self._save(phases.FAILED, why="it was interrupted before the machine was touched")
+                return False
+        return True
 
     # --- its phases ---
 

@@ -224,8 +224,11 @@ async def take_up(names: Iterable[str], host: Host, reporter: Reporter, how: How
     names = [name for name, state in states.items() if state.unfinished or name in found]
     for name in names:
         with Rolling(name, _as_begun(states[name], host), reporter, how) as rolling:
-            await rolling.take_up()
-        reporter.ended(name, None)
+            touched = await rolling.take_up()
+        if touched:
+            reporter.ended(name, None)
+        else:
+            reporter.warn(f"the rollout of {name} was interrupted before that was touched; its stand-in is gone")
     return list(names)
 
 

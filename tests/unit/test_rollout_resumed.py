@@ -13,7 +13,17 @@ from keeping import forget, made
 from machines.declare.fleet import own_file
 from machines.errors import Conflict
 from machines.model.names import machine_unit
-from machines.model.rollout import DONE, REPLACING, RETURNING, UNDONE, Before, Generation, Rollout, write_rollout
+from machines.model.rollout import (
+    DONE,
+    REPLACING,
+    RETURNING,
+    TRYING,
+    UNDONE,
+    Before,
+    Generation,
+    Rollout,
+    write_rollout,
+)
 from machines.model.snapshot import Snapshot
 from machines.operations.copies import restore
 from machines.operations.fleetplan import Wishes
@@ -59,6 +69,16 @@ def test_one_that_is_no_longer_declared_is_ended(phase: str, monkeypatch: pytest
         assert "no longer declared" in why[0]
     else:
         assert why == []
+
+
+def test_one_that_had_touched_nothing_is_not_told_of_as_a_machine_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = interrupted(TRYING)
+    reporter, said, ended = Reporter(), list[str](), list[str]()
+    monkeypatch.setattr(reporter, "warn", said.append)
+    monkeypatch.setattr(reporter, "ended", lambda name, _: ended.append(name))
+    asyncio.run(take_up(["web"], host, reporter, How()))
+    assert ended == []
+    assert said == ["the rollout of web was interrupted before that was touched; its stand-in is gone"]
 
 
 def test_one_of_a_file_goes_on_by_that_file(monkeypatch: pytest.MonkeyPatch) -> None:
