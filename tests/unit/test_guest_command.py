@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from machines.errors import CommandFailed, NotFound, TimedOut
 from machines.host.bus import given as giving
+from machines.host.bus import guest
 from machines.host.bus._sdbus import BusError
 from machines.host.bus.given import Given
 
@@ -92,3 +96,102 @@ def test_a_connection_that_is_no_more_needed_is_left_alone() -> None:
         assert ours.recv(1) == b"x"
     with pytest.raises(NotFound), Given("true", "web", 60.0, began=time.monotonic()):
         raise NotFound("there is no user x in machine web")
+
+
+def killed(given: Given) -> None:
+    os.kill(given._child, signal.SIGKILL)
+    os.waitid(os.P_PID, given._child, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_command_that_the_answer_about_came_too_late_for_is_not_left_without_a_word() -> None:
+    ours, guests = socket.socketpair()
+
+    def run() -> None:
+        with Given("sleep", "web", 0.2, began=time.monotonic()) as given:
+            given.watch(ours.fileno())
+            given.start()
+            assert ours.recv(1) == b""
+            given.started()
+
+    with ours, guests, pytest.raises(TimedOut, match=r"within 0\.2 seconds, and sleep may have been started"):
+        run()
+
+
+def test_a_command_that_no_answer_about_came_may_have_been_started() -> None:
+    ours, guests = socket.socketpair()
+
+    def run() -> None:
+        with Given("sleep", "web", 0.2, began=time.monotonic()) as given:
+            given.watch(ours.fileno())
+            given.start()
+            assert ours.recv(1) == b""
+            raise CommandFailed("machine web went away while sleep ran in it")
+
+    with ours, guests, pytest.raises(TimedOut, match="sleep may have been started"):
+        run()
+
+
+def test_time_is_kept_without_the_child_that_watches_the_connection() -> None:
+    sent: list[int] = []
+    ours, guests = socket.socketpair()
+    with ours, guests, Given("sleep", "web", 60.0, began=time.monotonic()) as given:
+        given.watch(ours.fileno())
+        killed(given)
+        given.start()
+        given.started()
+        assert 0 < (given.left(sent.append) or 0) <= 60
+    assert sent == []
+
+
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.parametrize("where", ["start", "started"])
+def test_a_command_is_guarded_before_it_is_started(where: str, tty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Guard:
+        def __init__(self, machine: str, unit: str) -> None:
+            seen.append(f"guard {machine} {unit}")
+
+        def __enter__(self) -> None:
+            seen.append("enter")
+
+        def __exit__(self, kind: object, *_: object) -> None:
+            seen.append("stop" if kind else "let go")
+
+    class Command:
+        unit, machine, argv, finished = "u.service", "web", ["sleep"], False
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def start(self, *_: object, **__: object) -> None:
+            seen.append("start")
+            if where == "start":
+                raise CommandFailed("lost")
+
+    class Host:
+        def __enter__(self) -> Host:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def call_with_fd(self, *_: object) -> tuple[int, list[str]]:
+            master, slave = os.openpty()
+            os.close(slave)
+            return master, ["/dev/pts/0"]
+
+    def late(_: Given) -> None:
+        raise CommandFailed("lost")
+
+    monkeypatch.setattr(guest, "_Guard", Guard)
+    monkeypatch.setattr(guest, "_Command", Command)
+    monkeypatch.setattr(guest, "_running", lambda machine: SimpleNamespace(leader=1))
+    monkeypatch.setattr(guest.transient, "find_program", lambda *_, **__: "/bin/sleep")
+    monkeypatch.setattr(guest, "open_machine", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(guest, "open_host", Host)
+    if where == "started":
+        monkeypatch.setattr(Given, "started", late)
+    with pytest.raises(CommandFailed, match="lost"):
+        guest.exec_in("web", ["sleep"], tty=tty, stdin=None)
+    assert seen == ["guard web u.service", "enter", "start", "stop"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -30,7 +31,7 @@ class Given:
         self._machine = machine
         self._timeout = timeout
         self._end = self._next = None if timeout is None else began + timeout
-        self._started = self._over = self._said = False
+        self._sent = self._started = self._over = self._said = False
         self._child = 0
 
     def __enter__(self) -> Self:
@@ -39,7 +40,7 @@ class Given:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lost = self._child != 0 and self._lost_at() <= time.monotonic()
+        lost = self._lost()
         self.ended()
         if isinstance(error, MachctlError) and not self._said:
             if lost:
@@ -57,22 +58,31 @@ class Given:
         reading, self._writing = os.pipe2(os.O_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
+            end = self._end
             try:
-                _hang_up(reading, bus, lambda started: self._lost_at(started=started) - time.monotonic())
+                _hang_up(
+                    reading,
+                    bus,
+                    lambda started: end + (ENDING_SECONDS + ANSWER_SECONDS if started else 0) - time.monotonic(),
+                )
             finally:
                 os._exit(0)
         os.close(reading)
 
     def start(self) -> None:
-        """Raise TimedOut where it is too late to start the command."""
+        """Say that the machine is asked for the command now; raise TimedOut where it is too late for that."""
         if self._end is not None and self._end <= time.monotonic():
             raise self._unanswered()
+        self._sent = True
 
     def started(self) -> None:
-        """Say that the command runs, so that the connection is needed to end it."""
-        self._started = True
+        """Say that the command runs, so that the connection is needed to end it; raise TimedOut where it is lost."""
         if self._child:
-            os.write(self._writing, b"s")
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._writing, b"s")
+            if self._lost():
+                raise self._unanswered()
+        self._started = True
 
     def ended(self) -> None:
         """Say that the command has ended."""
@@ -101,11 +111,13 @@ class Given:
                 hint="give it more with --timeout",
             )
 
-    def _lost_at(self, *, started: bool | None = None) -> float:
-        """Give when the connection ends."""
-        assert self._end is not None
-        started = self._started if started is None else started
-        return self._end + (ENDING_SECONDS + ANSWER_SECONDS if started else 0)
+    def _lost(self) -> bool:
+        """Tell whether the connection was ended, before which the child closes its end of the pipe."""
+        if not self._child or self._end is None or self._end > time.monotonic():
+            return False
+        poll = select.poll()
+        poll.register(self._writing, 0)
+        return bool(poll.poll(0))
 
     def _unanswered(self) -> TimedOut:
         self._said = True
@@ -113,6 +125,8 @@ class Given:
         limit = f"{self._timeout:g} seconds"
         if self._started:
             said = f"machine {self._machine} does not answer: {self._what} took longer than {limit} and may run on"
+        elif self._sent:
+            said = f"machine {self._machine} did not answer within {limit}, and {self._what} may have been started"
         else:
             said = f"machine {self._machine} did not answer within {limit}, and {self._what} was not started"
         return TimedOut(said, hint=hint)
@@ -135,5 +149,7 @@ def _hang_up(reading: int, bus: int, left: Callable[[bool], float]) -> None:
         started = True
     import _socket
 
+    # First, so that whoever finds the connection ended knows by whom.
+    os.close(reading)
     # What the parent waits for ends too: it is one connection.
     _socket.socket(fileno=bus).shutdown(_socket.SHUT_RDWR)

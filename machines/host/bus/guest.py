@@ -92,11 +92,11 @@ def exec_in(
             return _with_terminal(command, env, given)
         with Stdio(stdin=stdin, stdout=stdout, stderr=stderr) as stdio:
             given.start()
-            command.start(env, fds=stdio.fds, tty=None)
-            given.started()
-            stdio.close_guest_ends()
             # What ends by itself in time needs nobody who sees to that.
             with _Guard(machine, command.unit) if limit is None else contextlib.nullcontext():
+                command.start(env, fds=stdio.fds, tty=None)
+                given.started()
+                stdio.close_guest_ends()
                 _wait(command, stdio, caught, given)
             code = command.exit_code()
             if stdio.lost is not None:
@@ -268,21 +268,22 @@ def _with_terminal(command: _Command, env: dict[str, str], given: Given) -> int:
         set_size(master)
         env.setdefault("TERM", os.environ.get("TERM", "dumb"))
         given.start()
-        command.start(env, fds=[ends[1]] * 3, tty=rest[0])
-        given.started()
-        try:
-            forward(
-                master,
-                what=command.argv[0],
-                escape=False,
-                watch={command.bus.fileno(): dispatch},
-                on_signal=command.forward,
-                left=lambda: given.left(command.forward),
-            )
-        finally:
-            if not command.finished:
-                # Our own terminal is gone, or what it shows cannot be written.
-                command.forward(signal.SIGHUP)
+        with _Guard(command.machine, command.unit):
+            command.start(env, fds=[ends[1]] * 3, tty=rest[0])
+            given.started()
+            try:
+                forward(
+                    master,
+                    what=command.argv[0],
+                    escape=False,
+                    watch={command.bus.fileno(): dispatch},
+                    on_signal=command.forward,
+                    left=lambda: given.left(command.forward),
+                )
+            finally:
+                if not command.finished:
+                    # Our own terminal is gone, or what it shows cannot be written.
+                    command.forward(signal.SIGHUP)
         if not command.finished:
             return 128 + signal.SIGHUP
         code = command.exit_code()
@@ -314,7 +315,8 @@ class _Guard:
         os.close(reading)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # After an error the command may run on, as in a machine that did not answer: it is stopped then too.
+        # After an error the command may run on, or start yet, as in a machine that did not answer: it is stopped then
+        # too. A unit that never was is none to stop, and the child has nowhere to say so.
         if kind is None:
             os.kill(self._child, signal.SIGKILL)
         os.close(self._writing)
