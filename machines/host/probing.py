@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
+from machines.host.bus.signals import LONGEST_SECONDS
 from machines.host.guest import open_in_root
 from machines.host.netns import in_namespace
 from machines.host.registered import addresses
@@ -88,7 +89,7 @@ class Prober:
                     poll.register(fd, events)
                     owners[fd] = name
             until = min([end, *(probe.deadline for probe in self._running.values())])
-            ready = {owners[fd] for fd, _ in poll.poll(max(until - now, 0) * 1000 + 1)}
+            ready = {owners[fd] for fd, _ in poll.poll(min(max(until - now, 0), LONGEST_SECONDS) * 1000 + 1)}
             self._advance(ready)
             now = time.monotonic()
             if now >= end:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from machines.host.bus._sdbus import BusError, open_host
+from machines.host.bus.signals import LONGEST_SECONDS
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE
 from machines.host.inotify import Changes
 from machines.host.registered import MACHINES
@@ -49,11 +50,11 @@ class Events:
         return [self._bus.fileno(), *(changes.fileno() for changes in self._changes)]
 
     def wait(self, seconds: float | None) -> None:
-        """Wait for the next event, ``seconds`` at most."""
+        """Wait for the next event, ``seconds`` at most; what is very long may be cut short."""
         poll = select.poll()
         for fd in self.filenos():
             poll.register(fd, select.POLLIN)
-        poll.poll(None if seconds is None else max(seconds, 0) * 1000 + 1)
+        poll.poll(None if seconds is None else min(max(seconds, 0), LONGEST_SECONDS) * 1000 + 1)
         self.take()
 
     def take(self) -> None:

@@ -195,3 +195,27 @@ def test_a_command_is_guarded_before_it_is_started(where: str, tty: bool, monkey
     with pytest.raises(CommandFailed, match="lost"):
         guest.exec_in("web", ["sleep"], tty=tty, stdin=None)
     assert seen == ["guard web u.service", "enter", "start", "stop"]
+
+
+def test_more_time_than_poll_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, guests = socket.socketpair()
+    with ours, guests, Given("sleep", "web", 9e8, began=time.monotonic()) as given:
+        given.watch(ours.fileno())
+        given.start()
+        given.started()
+        left = given.left(lambda number: None)
+        assert left is not None
+        assert left * 1000 < 2**31
+        ours.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            ours.recv(1)
+        assert os.waitpid(given._child, os.WNOHANG) == (0, 0)
+    # It looks again, as often as it takes.
+    monkeypatch.setattr(giving, "LONGEST_SECONDS", 0.05)
+    ours, guests = socket.socketpair()
+    began = time.monotonic()
+    with ours, guests, Given("sleep", "web", 0.3, began=began) as given:
+        given.watch(ours.fileno())
+        assert given.left(lambda number: None) == 0.05
+        assert ours.recv(1) == b""
+    assert time.monotonic() - began >= 0.3

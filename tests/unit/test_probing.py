@@ -77,6 +77,14 @@ def test_a_port_that_takes_connections(family: int) -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
+def test_more_time_than_poll_can_wait_for() -> None:
+    prober = Prober()
+    with listening() as port:
+        prober.begin("web", Health("tcp", (port,), timeout=10**9), ME)
+        ((_, found),) = prober.wait(1e9)
+    assert found.ok
+
+
 def test_a_port_that_does_not() -> None:
     port = free_port()
     found = outcome(Health("tcp", (port,)))

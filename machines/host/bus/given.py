@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from machines.errors import CommandFailed, MachctlError, TimedOut
-from machines.host.bus.signals import ENDING_SECONDS
+from machines.host.bus.signals import ENDING_SECONDS, LONGEST_SECONDS
 
 ANSWER_SECONDS = 2.0
 """How long a machine has to say that a command has ended that got SIGKILL."""
@@ -100,7 +100,7 @@ class Given:
             self._next = None if self._over else now + ENDING_SECONDS
             self._over = True
             end(number)
-        return None if self._next is None else max(0.0, self._next - now)
+        return None if self._next is None else min(max(0.0, self._next - now), LONGEST_SECONDS)
 
     def check(self) -> None:
         """Raise TimedOut for a command that was ended."""
@@ -143,10 +143,14 @@ def _hang_up(reading: int, bus: int, left: Callable[[bool], float]) -> None:
     poll = select.poll()
     poll.register(reading, select.POLLIN)
     started = False
-    while poll.poll(max(0.0, left(started)) * 1000):
-        if not os.read(reading, 1):
-            return
-        started = True
+    while True:
+        seconds = max(0.0, left(started))
+        if poll.poll(min(seconds, LONGEST_SECONDS) * 1000):
+            if not os.read(reading, 1):
+                return
+            started = True
+        elif seconds <= LONGEST_SECONDS:
+            break
     import _socket
 
     # First, so that whoever finds the connection ended knows by whom.

@@ -12,6 +12,9 @@ from typing import Self
 ENDING_SECONDS = 5.0
 """How long a command whose time is over has to end by SIGTERM before it gets SIGKILL."""
 
+LONGEST_SECONDS = 1_000_000.0
+"""What poll(2) is asked to wait for at most, to look again then: it takes an int of milliseconds."""
+
 
 class Caught:
     """While it lasts, the given signals do nothing but show up in take(); only on the main thread.
