@@ -216,12 +216,18 @@ def _wait(pid: int, group: _Group | None, timeout: float | None, what: str) -> N
     if timeout is not None:
         signal.signal(signal.SIGALRM, end)
         signal.setitimer(signal.ITIMER_REAL, timeout, ENDING_SECONDS)
+    passed = [*_ENDING, signal.SIGALRM]
     while True:
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+        # Once it is waited for, its number may be another's: what comes from then on is for nobody.
+        signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+        found, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
+        if found and not os.WIFSTOPPED(status):
             break
-        os.kill(os.getpid(), signal.SIGSTOP)
-        os.kill(pid, signal.SIGCONT)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+        if found:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(pid, signal.SIGCONT)
     signal.setitimer(signal.ITIMER_REAL, 0)
     if group is not None:
         # What the command started goes with it, as in a machine with systemd.

@@ -110,6 +110,31 @@ def test_what_it_started_is_ended_with_it(leader: int, tmp_path: Path) -> None:
     assert (code, (tmp_path / "cgroup.kill").read_text()) == (TimedOut.exit_code, "1")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_would_end_it_once_it_has_ended_is_for_nobody(
+    leader: int, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file, text in {"procs": "", "kill": "", "events": "populated 0\n"}.items():
+        (tmp_path / f"cgroup.{file}").write_text(text)
+    monkeypatch.setattr(entering._Group, "end", lambda self, seconds: os.kill(os.getpid(), number))
+    assert said(leader, "sh", "-c", "exit 7", group=str(tmp_path)) == (7, "")
+    assert said(leader, "sleep", "50", timeout=0.2, group=str(tmp_path))[0] == TimedOut.exit_code
+
+
+def test_a_command_that_is_stopped_and_one_that_is_ended_by_what_ends_us(leader: int) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            words = ["sh", "-c", "kill -STOP $$; exec sleep 50"]
+            enter(leader, words, user="", env={}, directory=None, name="web", group=None)
+        finally:
+            os._exit(99)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGTERM
+
+
 def test_a_user_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("www:x:33:34::/:/bin/sh\n")
