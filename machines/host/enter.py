@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -34,12 +35,15 @@ _SET_DUMPABLE, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 4, 24, 38
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _TERMINALS = (signal.SIGINT, signal.SIGQUIT)
 _KILLED_SECONDS = 2.0
+_GROUP = "machctl-"
+_UNUSED_SECONDS = 60.0
 
 
 def make_group(name: str, leader: int, purpose: str) -> str | None:
     """Give the control group for commands of ``purpose`` in a machine, making it; None for a host without cgroup v2.
 
     It is in the group of the machine's unit, so under its limits, but outside of what the guest sees and may change.
+    Groups of commands that have ended since, and left something running or could not remove theirs, go.
     Raises NotRunning where the machine has ended.
     """
     if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
@@ -48,10 +52,22 @@ def make_group(name: str, leader: int, purpose: str) -> str | None:
     unit = group_of(leader, entry.unit) if entry is not None and entry.leader == leader else None
     if unit is None:
         raise NotRunning(f"machine {name} has ended")
-    group = f"{unit}/machctl-{purpose}"
+    group = f"{unit}/{_GROUP}{purpose}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(group)
+        _remove_unused(unit)
     return group
+
+
+def _remove_unused(unit: str) -> None:
+    """Remove the groups of single commands that nothing runs in, but not what is about to be joined."""
+    before = time.time() - _UNUSED_SECONDS
+    with contextlib.suppress(OSError), os.scandir(unit) as entries:
+        for entry in entries:
+            # EBUSY: something runs in it. That it is younger than it is does no harm, and cgroupfs may say so.
+            with contextlib.suppress(OSError):
+                if entry.name.startswith(f"{_GROUP}exec-") and entry.stat(follow_symlinks=False).st_mtime < before:
+                    os.rmdir(entry.path)
 
 
 def kill_group(group: str) -> None:
@@ -130,16 +146,22 @@ class _Group:
         self._above = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         self._events = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-        self._kill = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        self._kill: int | None = None
+        if once:
+            # Linux 5.14.
+            with contextlib.suppress(FileNotFoundError):
+                self._kill = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
 
     def join(self) -> None:
         """Move this process into it."""
         os.write(self._procs, b"0")
 
-    def kill(self) -> None:
-        """Kill all that is in it, where it is of one command."""
-        if self._once:
-            os.write(self._kill, b"1")
+    def kill(self) -> bool:
+        """Kill all that is in it, where it is of one command and the kernel can; tell whether that was done."""
+        if self._kill is None:
+            return False
+        os.write(self._kill, b"1")
+        return True
 
     def end(self, seconds: float) -> None:
         """Remove it, waiting so long for what was killed to be gone; where something runs on in it, it stays."""
@@ -231,9 +253,7 @@ def _wait(pid: int, group: _Group | None, timeout: float | None, what: str) -> N
     signal.setitimer(signal.ITIMER_REAL, 0)
     if group is not None:
         # What the command started goes with it, as in a machine with systemd.
-        if over:
-            group.kill()
-        group.end(_KILLED_SECONDS if over else 0)
+        group.end(_KILLED_SECONDS if over and group.kill() else 0)
     if over:
         _fail(
             f"{what} took longer than {timeout:g} seconds and was ended\n  give it more with --timeout",

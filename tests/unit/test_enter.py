@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,3 +154,28 @@ def test_its_group_is_under_the_limits_of_the_machine(monkeypatch: pytest.Monkey
     assert make_group("web", 7, "probe") == make_group("web", 7, "probe") == f"{tmp_path}/machctl-probe"
     with pytest.raises(NotRunning, match="has ended"):
         make_group("web", 8, "probe")
+
+
+def test_groups_that_nothing_runs_in_go_with_the_next_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = SimpleNamespace(leader=7, unit="systemd-nspawn@web.service")
+    monkeypatch.setattr(entering, "registered_machine", lambda name: entry)
+    monkeypatch.setattr(entering, "group_of", lambda leader, unit: str(tmp_path))
+    monkeypatch.setattr(entering.os.path, "exists", lambda path: path == "/sys/fs/cgroup/cgroup.controllers")
+    for name in ("machctl-exec-old", "machctl-exec-busy/sub", "machctl-exec-joined", "machctl-probe", "payload"):
+        (tmp_path / name).mkdir(parents=True)
+    for path in tmp_path.iterdir():
+        if path.name != "machctl-exec-joined":
+            os.utime(path, (1, 1))
+    make_group("web", 7, "exec-new")
+    left = {path.name for path in tmp_path.iterdir()}
+    kept = {"machctl-exec-busy", "machctl-exec-joined", "machctl-exec-new", "machctl-probe", "payload"}
+    assert left == kept
+
+
+def test_a_kernel_that_kills_no_groups(leader: int, tmp_path: Path) -> None:
+    for file, text in {"procs": "", "events": "populated 1\n"}.items():
+        (tmp_path / f"cgroup.{file}").write_text(text)
+    assert said(leader, "sh", "-c", "exit 7", group=str(tmp_path)) == (7, "")
+    began = time.monotonic()
+    assert said(leader, "sleep", "50", timeout=0.2, group=str(tmp_path))[0] == TimedOut.exit_code
+    assert time.monotonic() - began < entering._KILLED_SECONDS, "nothing was killed that is to be waited for"
