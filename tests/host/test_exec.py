@@ -119,6 +119,23 @@ def test_a_command_is_ended_when_its_time_is_over(host: Host, flags: tuple[str, 
     assert host.machctl("--timeout", "20", "exec", *flags, "debian", "--", "sh", "-c", "exit 3", status=3).stderr == ""
 
 
+@pytest.mark.parametrize("flags", [(), ("--tty",)])
+def test_a_command_has_more_time_than_poll_can_wait_for(host: Host, flags: tuple[str, ...]) -> None:
+    words = ("--timeout", "900000000", "exec", *flags, "debian", "--")
+    assert host.machctl(*words, "sh", "-c", "sleep 1; exit 3", status=3).stderr == ""
+
+
+@pytest.mark.parametrize("flags", [(), ("--tty",)])
+def test_a_command_does_not_outlive_a_machctl_that_was_killed(host: Host, flags: tuple[str, ...]) -> None:
+    count = ("sh", "-c", "grep -lxz 543[2] /proc/[0-9]*/cmdline 2>/dev/null | wc -l")
+    # Not all that has a terminal ends when it is hung up.
+    words = ("machctl", "exec", *flags, "debian", "--", "sh", "-c", "trap '' HUP; sleep 5432")
+    with host.background("sh", "-c", 'echo $$ >/run/killed.pid; exec "$@"', "sh", *words):
+        assert until(lambda: inside(host, *count), lambda text: text == "1\n") == "1\n"
+        host.sh("kill -KILL $(cat /run/killed.pid)")
+    assert until(lambda: inside(host, *count), lambda text: text == "0\n") == "0\n"
+
+
 @contextlib.contextmanager
 def frozen(host: Host) -> Iterator[None]:
     host.run("systemctl", "freeze", "systemd-nspawn@debian.service")
