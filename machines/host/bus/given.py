@@ -151,9 +151,9 @@ def _hang_up(reading: int, bus: int, left: Callable[[bool], float]) -> None:
             started = True
         elif seconds <= LONGEST_SECONDS:
             break
-    import _socket
-
     # First, so that whoever finds the connection ended knows by whom.
     os.close(reading)
+    import _socket
+
     # What the parent waits for ends too: it is one connection.
     _socket.socket(fileno=bus).shutdown(_socket.SHUT_RDWR)
