@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from machines.host.bus.signals import Caught
+from machines.host.bus.signals import LONGEST_SECONDS, Caught
 
 # Another screen, no cursor, nothing that wraps; and the other way round.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
@@ -87,7 +87,7 @@ class Screen:
         if self._listens:
             poll.register(self._in, select.POLLIN)
         self._caught.unblock()
-        ready = {fd for fd, _ in poll.poll(max(left, 0) * 1000)}
+        ready = {fd for fd, _ in poll.poll(min(max(left, 0), LONGEST_SECONDS) * 1000)}
         self._caught.block()
         keys = self._signals()
         if self._in in ready:
