@@ -160,7 +160,8 @@ class _Group:
         """Kill all that is in it, where it is of one command and the kernel can; tell whether that was done."""
         if self._kill is None:
             return False
-        os.write(self._kill, b"1")
+        with _gone():
+            os.write(self._kill, b"1")
         return True
 
     def end(self, seconds: float) -> None:
@@ -169,10 +170,15 @@ class _Group:
             return
         poll = select.poll()
         poll.register(self._events, select.POLLPRI)
-        while b"populated 1" in os.pread(self._events, 4096, 0) and poll.poll(seconds * 1000):
-            pass
-        with contextlib.suppress(OSError):
+        with _gone():
+            while b"populated 1" in os.pread(self._events, 4096, 0) and poll.poll(seconds * 1000):
+                pass
             os.rmdir(self._name, dir_fd=self._above)
+
+
+def _gone() -> contextlib.AbstractContextManager[None]:
+    """A group in which nothing runs any more may have been removed by another machctl (ENODEV), or be still in use."""
+    return contextlib.suppress(OSError)
 
 
 def _join(libc: ctypes.CDLL, leader: int) -> None:

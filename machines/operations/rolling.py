@@ -137,12 +137,8 @@ class Rolling:
                 before = state.current.before
                 taken = before is not None and before.snapshot in self._host.storage.snapshots_of(self._name)
                 anew = state.kind == RECREATE and not (taken and self._name in self._host.running())
-                if anew and state.target == phases.DECLARED:
-                    # The one that was made for it may be known to nobody any more.
-                    progress = partial(self._reporter.progress, self._name)
-                    self._base = await wanted_base(self._as_declared(), self._host, progress)
                 forced = (self._name,) if anew else ()
-                await self._replaced(PLAIN._replace(recreate=True, forced=forced))
+                await self._replaced(PLAIN._replace(recreate=anew, forced=forced))
             case phases.UNDOING:
                 await self._undo(state.why)
             case phases.RETURNING:
@@ -226,6 +222,9 @@ class Rolling:
         mine = write_unfinished([self._name], wishes, self._host)
         try:
             machine = self._as_declared()
+            if self._base is None and self._name in wishes.forced:
+                # The one that was made for it may be known to nobody any more.
+                self._base = await wanted_base(machine, self._host, partial(self._reporter.progress, self._name))
             ports = parts.guest_ports(machine.publish)
             answering = await self._answering(self._stand_in, ports)
             later = await self._apply(wishes)

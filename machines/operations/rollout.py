@@ -89,7 +89,8 @@ async def rollout(word: str, host: Host, reporter: Reporter, how: How) -> dict[s
         await take_up([each.name for each in members(word, host)], host, reporter, how)
         chosen = choose(word, host, force=how.force)
         names = [name for name in chosen.names if chosen.planned.plans.get(name)]
-        bases, failed = await missing_bases(names, host, reporter, chosen.wishes)
+        # Without names that would be of all that is declared.
+        bases, failed = await missing_bases(names, host, reporter, chosen.wishes) if names else ({}, {})
         raise_all(list(failed.values()))
         done: dict[str, str] = {}
         rolled: list[str] = []

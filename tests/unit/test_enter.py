@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -109,6 +110,21 @@ def test_what_it_started_is_ended_with_it(leader: int, tmp_path: Path) -> None:
     assert ((tmp_path / "cgroup.procs").read_text(), (tmp_path / "cgroup.kill").read_text()) == ("0", "")
     code, _ = said(leader, "sleep", "50", timeout=0.2, group=str(tmp_path))
     assert (code, (tmp_path / "cgroup.kill").read_text()) == (TimedOut.exit_code, "1")
+
+
+def test_a_group_that_another_removed_meanwhile_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("procs", "kill", "events"):
+        (tmp_path / f"cgroup.{file}").write_text("")
+    group = entering._Group(str(tmp_path), once=True)
+
+    def gone(*_: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pread", gone)
+        patch.setattr("os.write", gone)
+        assert group.kill()
+        group.end(0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -7,11 +7,11 @@ import asyncio
 
 import pytest
 
-from acting import REPORTER, create, web
+from acting import REPORTER, create, declare, web
 from fakes import FakeHost
 from keeping import forget, made
 from machines.declare.fleet import own_file
-from machines.errors import Conflict
+from machines.errors import Conflict, MachctlError
 from machines.model.names import machine_unit
 from machines.model.rollout import (
     DONE,
@@ -30,7 +30,7 @@ from machines.operations.fleetplan import Wishes
 from machines.operations.observe import observe
 from machines.operations.reporter import Reporter
 from machines.operations.rolling import Rolling
-from machines.operations.rollout import _check_unchanged, members, take_up, undo
+from machines.operations.rollout import _check_unchanged, members, rollout, take_up, undo
 from machines.operations.standin import How, kept_tree, read_state
 from machines.plan import rollout as parts
 from machines.plan import steps
@@ -128,6 +128,30 @@ def test_a_base_that_nobody_knows_again_is_made_again(monkeypatch: pytest.Monkey
     trees = [step.base for plan in plans for step in plan if isinstance(step, steps.MakeTree)]
     assert trees == [base.id]
     assert not [step for plan in plans for step in plan if isinstance(step, steps.MakeBase)]
+
+
+def test_one_that_cannot_be_gone_on_with_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = interrupted(REPLACING)
+    host.files.texts[own_file("web")] = '[machines.web]\nsource = "tar:/srv/web.tar"\n'
+    host.files.texts[paths.rollout_file("web")] = write_rollout(read_state("web", host)._replace(kind=RECREATE))
+    host.maker.fails = True
+    why: list[str] = []
+
+    async def undone(_: Rolling, reason: str) -> None:
+        why.append(reason)
+
+    monkeypatch.setattr(Rolling, "_undo", undone)
+    with pytest.raises(MachctlError, match="web is as before again"):
+        asyncio.run(take_up(["web"], host, REPORTER, How()))
+    assert len(why) == 1
+
+
+def test_nothing_to_do_needs_no_bases_of_others() -> None:
+    host = made("web")
+    declare(host, "other")
+    host.maker.requests.clear()
+    assert asyncio.run(rollout("web", host, REPORTER, How())) == {}
+    assert host.maker.requests == []
 
 
 def test_an_edit_during_a_rollout_ends_it() -> None:
