@@ -27,6 +27,7 @@ from machines.plan.claims import with_shared
 from machines.plan.declared import plan_declared
 from machines.plan.firewalld import plan_left_open
 from machines.plan.kinds import CREATE, LIVE, pending_restart, with_kinds
+from machines.plan.links import lost_ends
 from machines.plan.machine import plan_machine, tree_note
 from machines.plan.order import check_waits
 from machines.plan.ports import plan_unrouted
@@ -141,7 +142,7 @@ def fleet_plan(
             if machine.name in needy and found[machine.name] is None:
                 why = "none is kept that was made like this"
                 plan.insert(0, steps.MakeBase(reason=why, machine=machine.name, declared=machine))
-            pending = pending_restart(machine.name, plan, observed)
+            pending = pending_restart(machine.name, plan, observed) + lost_ends(machine, plan, observed)
             plan += _run(machine, pending if wishes.restart else [], observed)
             kind = CREATE if machine.name in needy else ""
             plan = with_kinds(machine.name, plan, observed, kind=kind, pending=bool(pending))

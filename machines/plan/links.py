@@ -11,6 +11,7 @@ from machines.model.machine import Machine
 from machines.model.names import IFNAMSIZ, bridge_unit, extra_link, link_network
 from machines.model.observed import Host, Record
 from machines.plan import steps
+from machines.plan.place import place
 from machines.plan.steps import Plan
 from machines.render.links import Wire, inner_commands, outer_commands, wires
 from machines.render.placement import Placement
@@ -46,6 +47,22 @@ def plan_links(machine: Machine, host: Host, placement: Placement) -> Plan:
         if len(wire.inner) <= IFNAMSIZ and (wire.inner not in have or wire.inner in gone):
             plan.append(_attach(machine.name, wire))
     return plan
+
+
+def lost_ends(machine: Machine, plan: Plan, host: Host) -> list[str]:
+    """Name the ends of a running machine's links that are not there as its rules have them: those keep nothing up.
+
+    So it is where it started with a name that nspawn cut and is isolated since. Those that ``plan`` makes are none.
+    """
+    have = host.inner_links.get(machine.name)
+    if not machine.restricted or have is None or machine.name not in host.running:
+        return []
+    there = have - {step.link for step in plan if isinstance(step, steps.AttachLink)}
+    return [
+        f"the end of {wire.inner} on the host"
+        for wire in wires(machine, place(machine, host))
+        if wire.inner in there and wire.outer and len(wire.outer) <= IFNAMSIZ and wire.outer not in host.links
+    ]
 
 
 def stop_waiting(name: str, host: Host, *, wanted: Collection[str], reason: str) -> Plan:

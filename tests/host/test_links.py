@@ -168,6 +168,24 @@ def test_named_links_keep_their_ends_while_others_come_and_go(linked: Host) -> N
     linked.machctl("rm", "--force", "links")
 
 
+def test_one_whose_name_is_cut_is_isolated_once_apply_is_done(linked: Host) -> None:
+    name = "a-rather-long-machine-name"
+    linked.machctl("rm", "--force", "links", name, status=None)
+    linked.machctl(
+        "create", "debian", "links", "--bridge", "br0", "--package", "nginx-light", "--start", "--wait", "ip"
+    )
+    linked.machctl("create", "debian", name, "--bridge", "br0", "--start", "--wait", "ip")
+    (address, *_) = links(linked, "links")["host0"]["addresses"]
+    reach = ("exec", name, "--", "timeout", "2", "bash", "-c", f"echo >/dev/tcp/{address}/80")
+    assert until(lambda: linked.machctl(*reach, status=None).status, lambda status: status == 0) == 0
+    linked.sh(f"echo 'isolated = true' >> /etc/machctl/fleet.d/{name}.toml")
+    linked.machctl("apply")
+    linked.machctl("wait", name, "ip")
+    linked.machctl(*reach, status=124)
+    linked.machctl("plan", "--detailed-exitcode")
+    linked.machctl("rm", "--force", "links", name)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [

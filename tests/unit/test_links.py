@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from machines.model.network import Network
 from machines.model.observed import Host, Link, Record
 from machines.plan import steps
 from machines.plan.check_links import check_links
+from machines.plan.links import lost_ends
 from machines.plan.machine import plan_machine, restart_note
 from machines.plan.place import place
 from machines.plan.remove import plan_remove
@@ -29,7 +30,7 @@ from machines.render.links import wires
 from samples import NETWORK, SUBNET, empty_host, host_with, kinds, machine, running, shown
 
 ULA = ipaddress.IPv6Network("fd00:0:0:7::/64")
-DUAL = dataclasses.replace(NETWORK, subnet6=ULA)
+DUAL = replace(NETWORK, subnet6=ULA)
 
 
 def linked(*texts: str, **values: Any) -> Machine:
@@ -284,6 +285,21 @@ def test_links_that_are_there_are_left_alone() -> None:
     assert not [step for step in plan_machine(declared, live(declared, "host0", "host1")) if "link" in str(step)]
 
 
+def test_an_end_that_rules_name_and_that_is_not_there_wants_a_restart() -> None:
+    declared = replace(linked("bridge:br0", "bridge:br1,name=lan"), isolated=True)
+    ends = {wire.inner: wire.outer for wire in wires(declared, place(declared, empty_host()))}
+    every = {name: Link(name, "") for name in ends.values()}
+    host = live(declared, "host0", "lan", links=every)
+    assert lost_ends(declared, [], host) == []
+    there = replace(host, links={"vb-web": every["vb-web"]})
+    assert lost_ends(declared, [], there) == ["the end of lan on the host"]
+    made = steps.AttachLink(reason="", machine="web", link="lan", make="", outside=(), inside=())
+    assert lost_ends(declared, [made], there) == []
+    for other in (replace(there, running={}), replace(there, inner_links={})):
+        assert lost_ends(declared, [], other) == []
+    assert lost_ends(replace(declared, isolated=False), [], there) == []
+
+
 def test_link_that_is_declared_is_attached() -> None:
     host = live(linked("bridge:br0"), "host0", links={"br0": Link("br0", "bridge"), "eth0": Link("eth0", "")})
     plan = plan_machine(linked("bridge:br0", "bridge:br0,vlan=20,name=x", "macvlan:eth0", "interface:eth1"), host)
@@ -309,7 +325,7 @@ def test_first_link_is_attached_under_the_name_that_rules_have() -> None:
 
 def test_link_that_is_no_longer_declared_is_detached() -> None:
     host = live(linked("bridge:br0", "interface:eth1", "macvlan:eth0"), "host0", "eth1", "mv-eth0", "wg0")
-    host = dataclasses.replace(host, active=host.active | {bridge_unit("eth1"), bridge_unit("eth0")})
+    host = replace(host, active=host.active | {bridge_unit("eth1"), bridge_unit("eth0")})
     plan = plan_machine(linked("bridge:br0", "macvlan:eth0"), host)
     assert [(step.link, step.parent) for step in plan if isinstance(step, steps.DetachLink)] == [("eth1", "eth1")]
     assert f"stop {bridge_unit('eth1')}" in shown(plan)
@@ -325,9 +341,9 @@ def test_link_that_leads_elsewhere_is_made_anew() -> None:
 def test_machine_that_is_removed_waits_for_no_interface() -> None:
     declared = linked("macvlan:eth0")
     host = host_with(declared)
-    host = dataclasses.replace(host, active=host.active | {bridge_unit("eth0")})
+    host = replace(host, active=host.active | {bridge_unit("eth0")})
     assert f"stop {bridge_unit('eth0')}" in shown(plan_remove("web", host, {"web": declared}))
-    other = dataclasses.replace(declared, name="db", origin="/etc/machctl/fleet.d/db.toml")
+    other = replace(declared, name="db", origin="/etc/machctl/fleet.d/db.toml")
     assert f"stop {bridge_unit('eth0')}" not in shown(plan_remove("web", host, {"web": declared, "db": other}))
 
 
@@ -341,7 +357,7 @@ def test_machine_keeps_its_addresses_when_it_is_renamed() -> None:
     host = host_with(declared, machine_id="x")
     address = host.records["web"].addresses["ve-web"]
     network = place(declared, host).networks["ve-web"]
-    host = dataclasses.replace(host, networks={**host.networks, "ve-web": network})
+    host = replace(host, networks={**host.networks, "ve-web": network})
     plan = plan_rename("web", "site", host, {"web": declared})
     claims = [step.record for step in plan if isinstance(step, steps.Claim) and step.machine == "site"]
     assert claims[0].addresses == {"ve-site": address}
@@ -377,6 +393,6 @@ def test_what_a_neighbour_has_is_said() -> None:
 )
 def test_mac_goes_with_the_address(text: str, mac: str | None) -> None:
     placement = place(linked(text), host_with(networks={"br0": NETWORK}, records={}))
-    placement = dataclasses.replace(placement, addresses={"br0": "10.64.0.9"})
+    placement = replace(placement, addresses={"br0": "10.64.0.9"})
     (wire,) = wires(linked(text), placement)
     assert wire.mac == mac
