@@ -19,13 +19,13 @@ _NETWORKD = ("net_admin", "net_raw")
 
 def check_binds(machine: Machine, host: Host) -> list[MachctlError]:
     """Give the binds whose source is not there, or is not to be had with the owners that are asked for."""
-    found = (_bind(bind, host) for bind in machine.binds)
+    found = (_bind(bind, machine, host) for bind in machine.binds)
     return [error for error in found if error is not None]
 
 
 def check_settings(machine: Machine, host: Host) -> list[MachctlError]:
     """Give what else cannot be fulfilled."""
-    errors = [error for error in (_device(device, host) for device in machine.devices) if error is not None]
+    errors = [error for error in (_device(device, machine, host) for device in machine.devices) if error is not None]
     record = host.records.get(machine.name)
     alone = machine.source.kind == "oci" or (record is not None and record.payload is not None)
     needed = sorted({*machine.drop_capabilities} & {*_NETWORKD})
@@ -49,9 +49,10 @@ def check_settings(machine: Machine, host: Host) -> list[MachctlError]:
     return errors
 
 
-def _bind(bind: Bind, host: Host) -> MachctlError | None:
+def _bind(bind: Bind, machine: Machine, host: Host) -> MachctlError | None:
+    what = f"bind {bind} of {machine.name}"
     if bind.source in host.missing_binds:
-        return NotFound(f"bind {bind}: the host has no {bind.source}", hint=f"make it first: mkdir -p {bind.source}")
+        return NotFound(f"{what}: the host has no {bind.source}", hint=f"make it first: mkdir -p {bind.source}")
     if bind.mapping == "noidmap" or bind.source in host.idmap_paths:
         return None
     if not bind.mapping and (bind.read_only or bind.source.startswith("/dev/")):
@@ -59,28 +60,29 @@ def _bind(bind: Bind, host: Host) -> MachctlError | None:
     why = host.unmapped.get(bind.source, "the owners of its files cannot be mapped")
     plain = f"{bind.source}:{bind.destination}"
     return Unsupported(
-        f"bind {bind}: {bind.source} cannot show the machine its files as its own: {why}",
+        f"{what}: {bind.source} cannot show the machine its files as its own: {why}",
         hint=f"bind it read-only, {plain}:ro, or as nobody's, {plain}:noidmap; or one that is on ext4, btrfs or xfs",
     )
 
 
-def _device(device: Device, host: Host) -> MachctlError | None:
+def _device(device: Device, machine: Machine, host: Host) -> MachctlError | None:
+    what = f"device {device} of {machine.name}"
     node = host.devices.get(device.path)
     if node is None:
-        return NotFound(f"device {device}: the host has no {device.path}", hint=f"ls -l {_directory(device.path)}")
+        return NotFound(f"{what}: the host has no {device.path}", hint=f"ls -l {_directory(device.path)}")
     if node.kind == "directory":
         names = ", ".join(f'"{path}"' for path in node.inside)
         return InvalidValue(
-            f"device {device} is a directory; each node has to be named",
+            f"{what} is a directory; each node has to be named",
             hint=f"devices = [{names}]" if names else f"there is none in {device.path}",
         )
     if node.kind == "other":
-        return InvalidValue(f"device {device} is not a device", hint="show it a file of the host with binds")
+        return InvalidValue(f"{what} is not a device", hint="show it a file of the host with binds")
     why = host.unmapped.get(paths.DEVICE_PLACE)
     if node.open or why is None:
         return None
     return Unsupported(
-        f"device {device} is not for everybody, and {paths.STATE_DIRECTORY} cannot hold a node for the machine: {why}",
+        f"{what} is not for everybody, and {paths.STATE_DIRECTORY} cannot hold a node for the machine: {why}",
         hint=f"let everybody use it, by a rule of udev or with chmod a+rw {device.path}",
     )
 

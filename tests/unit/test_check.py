@@ -203,7 +203,7 @@ def test_link_that_is_no_bridge() -> None:
 def test_bind_of_what_is_not_there() -> None:
     declared = machine(binds=(Bind("/srv/nothing", "/srv"),))
     (error,) = check_machine(declared, empty_host(missing_binds=frozenset({"/srv/nothing"})), {})
-    assert error.message == "bind /srv/nothing:/srv: the host has no /srv/nothing"
+    assert error.message == "bind /srv/nothing:/srv of web: the host has no /srv/nothing"
     assert error.exit_code == 4
 
 

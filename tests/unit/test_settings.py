@@ -192,18 +192,18 @@ def test_nesting_takes_fuse_where_the_host_has_it() -> None:
 @pytest.mark.parametrize(
     ("values", "host", "wrong"),
     [
-        ({"devices": (Device("/dev/x"),)}, {}, "device /dev/x: the host has no /dev/x"),
+        ({"devices": (Device("/dev/x"),)}, {}, "device /dev/x of web: the host has no /dev/x"),
         (
             {"devices": (Device("/dev/dri"),)},
             {"devices": {"/dev/dri": Node("directory", inside=("/dev/dri/card0",))}},
-            "device /dev/dri is a directory; each node has to be named",
+            "device /dev/dri of web is a directory; each node has to be named",
         ),
-        ({"devices": (Device("/dev/l"),)}, {"devices": {"/dev/l": Node("other")}}, "device /dev/l is not a device"),
+        ({"devices": (Device("/dev/l"),)}, {"devices": {"/dev/l": Node("other")}}, "/dev/l of web is not a device"),
         ({"devices": (Device("/dev/kvm"),)}, {"devices": {"/dev/kvm": Node("char")}}, ""),
         (
             {"devices": (Device("/dev/kvm"),)},
             {"devices": {"/dev/kvm": Node("char")}, "unmapped": {"/var/lib/machctl/devices-": "it is on nfs"}},
-            "device /dev/kvm is not for everybody, and /var/lib/machctl cannot hold a node for the machine: it",
+            "device /dev/kvm of web is not for everybody, and /var/lib/machctl cannot hold a node for the machine: it",
         ),
         ({"volatile": "state"}, {"systemd": 252}, "volatile 'state' of web needs systemd 257; this host has 252"),
         ({"volatile": "overlay"}, {"systemd": 252}, ""),
@@ -214,14 +214,14 @@ def test_nesting_takes_fuse_where_the_host_has_it() -> None:
         (
             {"binds": (Bind("/n", "/n"),)},
             {"unmapped": {"/n": "it is on nfs4"}},
-            "bind /n:/n: /n cannot show the machine its files as its own: it is on nfs4",
+            "bind /n:/n of web: /n cannot show the machine its files as its own: it is on nfs4",
         ),
         ({"binds": (Bind("/n", "/n", read_only=True),)}, {"unmapped": {"/n": "it is on nfs4"}}, ""),
         ({"binds": (Bind("/n", "/n", mapping="noidmap"),)}, {"unmapped": {"/n": "it is on nfs4"}}, ""),
         (
             {"binds": (Bind("/n", "/n", read_only=True, mapping="rootidmap"),)},
             {"unmapped": {"/n": "it is on nfs4"}},
-            "bind /n:/n:ro,rootidmap: /n cannot show the machine its files as its own: it is on nfs4",
+            "bind /n:/n:ro,rootidmap of web: /n cannot show the machine its files as its own: it is on nfs4",
         ),
     ],
 )  # fmt: skip
