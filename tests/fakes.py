@@ -302,7 +302,6 @@ class FakeHost:
             enabled_machines=lambda: {},
             journal_links=lambda trees: {},
             limits=lambda units: {unit: {} for unit in units},
-            frozen_machines=lambda: {},
             sysctl=self.sysctls.get,
             set_sysctl=self.sysctls.__setitem__,
         )
@@ -327,6 +326,16 @@ class FakeHost:
             enable=lambda units: self.call(f"enable {units[0]}"),
             disable=lambda units: self.call(f"disable {units[0]}"),
             thaw=lambda unit: self.call(f"thaw {unit}"),
+        )
+        self.paused: set[str] = set()
+        self.freezer: Any = SimpleNamespace(
+            freeze=lambda name: self.call(f"freeze {name}") or True,
+            thaw=lambda name: self.call(f"thaw {name}"),
+            pause=lambda name: self.call(f"pause {name}") or True,
+            resume=lambda name: self.call(f"resume {name}") or "",
+            refuse_paused=lambda name: None,
+            paused_machines=lambda: frozenset(self.paused),
+            held_machines=frozenset,
         )
         self.jobs: Any = SimpleNamespace(
             start=self._job("start"),

@@ -22,6 +22,7 @@ _COLORS = {
     "running": "32",
     "starting": "33",
     "stopping": "33",
+    "paused": "33",
     "failed": "31",
     "healthy": "32",
     "unhealthy": "31",

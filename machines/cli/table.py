@@ -14,6 +14,8 @@ VERBS = {
     "stop": ("life", "Power machines off in order"),
     "terminate": ("life", "End machines the hard way"),
     "restart": ("life", "Stop machines in order and start them again"),
+    "pause": ("life", "Hold machines still where they are"),
+    "resume": ("life", "Let machines go on that are paused"),
     "enable": ("life", "Start machines at boot"),
     "disable": ("life", "No longer start machines at boot"),
     "shell": ("enter", "Open a shell in a machine"),
@@ -67,7 +69,7 @@ VERBS = {
     "bridge": ("bridge", ""),
     "firewall": ("firewall", ""),
     "after": ("after", ""),
-    "resume": ("fleet", ""),
+    "go-on": ("fleet", ""),
 }
 ALIASES = {
     "ls": "list",
@@ -78,8 +80,9 @@ ALIASES = {
     "reboot": "restart",
     "init": "create",
     "kill": "terminate",
+    "unpause": "resume",
 }
-HIDDEN = {"bridge", "firewall", "after", "resume", "probe"}
+HIDDEN = {"bridge", "firewall", "after", "go-on", "probe"}
 GROUPS = {"snapshot", "image", "pool", "network", "net", "fleet", "secret"}
 # Verbs whose functions would otherwise be called like something of Python's.
 _SUFFIXED = {"list", "set", "exec", "import", "run"}

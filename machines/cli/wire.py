@@ -78,6 +78,13 @@ class RealHost:
         return upkeep
 
     @cached_property
+    def freezer(self) -> interfaces.Freezer:
+        """The kernel's freezer."""
+        from machines.host import freezer
+
+        return freezer
+
+    @cached_property
     def hosts(self) -> interfaces.Hosts:
         """The host's hosts(5)."""
         from machines.host import hosts
@@ -250,12 +257,8 @@ class Units:
         """Wait for a job that was dispatched."""
         return self._manager.wait_started(unit, job, timeout=timeout)
 
-    def freeze(self, unit: str) -> None:
-        """Hold still all that a unit runs."""
-        self._manager.freeze(unit)
-
     def thaw(self, unit: str) -> None:
-        """Undo freeze()."""
+        """Let go on what a unit runs."""
         self._manager.thaw(unit)
 
     def enable(self, units: Sequence[str]) -> None:

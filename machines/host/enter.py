@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from machines.errors import MachctlError, NotFound, NotRunning, TimedOut
 from machines.host.bus.signals import ENDING_SECONDS
+from machines.host.freezer import follow
 from machines.host.guest import open_in_root, read_file
 from machines.host.meters.cgroup import group_of
 from machines.host.registered import registered_machine
@@ -55,6 +56,7 @@ def make_group(name: str, leader: int, purpose: str) -> str | None:
     group = f"{unit}/{_GROUP}{purpose}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(group)
+        follow(group)
         _remove_unused(unit)
     return group
 

@@ -229,16 +229,6 @@ def enabled_machines() -> dict[str, bool]:
     return {name.removeprefix(prefix).removesuffix(".service"): True for name in names}
 
 
-def frozen_machines() -> dict[str, str]:
-    """Give the machines that are held still, name to unit (cgroup.freeze in cgroups(7))."""
-    found = {}
-    for path in matching("/sys/fs/cgroup/machine.slice/systemd-nspawn@*.service/cgroup.freeze"):
-        if (read_text(path) or "").strip() == "1":
-            unit = path.split("/")[-2]
-            found[unit.removeprefix("systemd-nspawn@").removesuffix(".service")] = unit
-    return found
-
-
 def journal_links(trees: Iterable[Tree]) -> dict[str, str]:
     """Give the links in /var/log/journal to machines' own journals, by machine (systemd-nspawn(1), --link-journal=).
 

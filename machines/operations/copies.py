@@ -247,7 +247,7 @@ def _take(name: str, snapshot: str, observed: Observed, host: Host, *, note: str
         machine=name,
         snapshot=Snapshot(name, snapshot, time.time(), origin.storage, origin.base, origin.uid, note),
         origin=origin,
-        running=_held(name, origin, observed),
+        held=held(name, origin, observed),
     )
 
 
@@ -263,12 +263,15 @@ def _copy(source: str, snapshot: str, observed: Observed, host: Host, *, forget:
         origin = host.storage.origin_of_snapshot(find_snapshot(source, snapshot, host))
         return Copy(f"{source}, snapshot {snapshot},", origin, record.payload, forget)
     origin = origin_of(source, observed, host)
-    return Copy(source, origin, record.payload, forget, _held(source, origin, observed))
+    return Copy(source, origin, record.payload, forget, held(source, origin, observed))
 
 
-def _held(name: str, origin: Origin, observed: Observed) -> str:
-    """The unit that has to be held still while files are copied one by one; a btrfs snapshot is of one moment."""
-    return observed.running.get(name, "") if origin.storage != "btrfs" else ""
+def held(name: str, origin: Origin, observed: Observed) -> str:
+    """Give the machine, if it has to be held still while its files are copied one by one.
+
+    A btrfs snapshot is of one moment.
+    """
+    return name if name in observed.running and origin.storage != "btrfs" else ""
 
 
 def _cloned(machine: Machine, name: str, links: Container[str], networks: Container[str]) -> Machine:

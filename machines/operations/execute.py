@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from machines.errors import Canceled, Conflict, MachctlError
 from machines.model.names import machine_unit
-from machines.operations.lifecycle import dispatch_start, finish_start, restart_machine, stop_machine
+from machines.operations.lifecycle import dispatch_start, finish_start, restart_machine, resume, stop_machine
 from machines.operations.names import keep_names, keep_resolver
 from machines.operations.records import write_network, write_record
 from machines.operations.reporter import Reporter
@@ -110,8 +110,12 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.storage.remove_snapshots(step.machine)
         case steps.RenameTree():
             _rename_tree(step, host)
+        case steps.PauseMachine():
+            host.freezer.pause(step.machine)
+        case steps.ResumeMachine():
+            resume(step.machine, host)
         case steps.ThawMachine():
-            host.units.thaw(step.unit)
+            host.freezer.thaw(step.machine)
         case steps.RemoveLeftover():
             host.storage.remove_path(step.path)
         case steps.SetDisk():

@@ -46,8 +46,8 @@ async def collect_garbage(
         leftovers = host.pool.leftovers()
         observed, declared, storage = observe(host), declared_machines(host), host.storage
         kept = storage.layer_leftovers() | storage.snapshot_leftovers() | storage.restored_leftovers()
-        frozen = host.facts.frozen_machines()
-        known = {*leftovers.values(), *kept.values(), *frozen, *observed.records}
+        held = host.freezer.held_machines()
+        known = {*leftovers.values(), *kept.values(), *held, *observed.records}
         busy = frozenset(name for name in known if _is_busy(name, observed, host))
         store = [path for path, name in kept.items() if name not in busy]
         # A layer that no record and no tree leads to: nobody can ever mount it again.
@@ -58,8 +58,8 @@ async def collect_garbage(
         settled, observed = _settled(observed, host, busy, reporter)
         plan: Plan = settled
         plan += [
-            steps.ThawMachine(reason="whoever held it still was killed", machine=name, unit=unit)
-            for name, unit in frozen.items()
+            steps.ThawMachine(reason="whoever held it still was killed", machine=name)
+            for name in sorted(held)
             if name not in busy
         ]
         plan += [

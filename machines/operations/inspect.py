@@ -136,6 +136,7 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
     trees = host.pool.trees()
     declared = readable_machines(host)
     units = host.units.states(["systemd-nspawn@*.service"]) if host.booted() else {}
+    paused = host.freezer.paused_machines() if registered else frozenset()
     wanted = set(names) or {*registered, *trees, *declared}
     found = []
     for name in sorted(wanted):
@@ -144,7 +145,7 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
         entry = registered.get(name)
         unit = entry.unit if entry and entry.unit else machine_unit(name)
         active = units.get(unit, "")
-        state = STATES.get(active, "running" if entry else "stopped")
+        state = "paused" if name in paused else STATES.get(active, "running" if entry else "stopped")
         release = host.os_release(leader=entry.leader if entry else None, tree=tree.path if tree else None)
         if tree and tree.kind == "overlay" and not release:
             # It is not mounted: what it is over is what it was made of.

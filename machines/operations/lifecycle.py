@@ -100,10 +100,17 @@ async def restart_machine(name: str, host: Host) -> None:
 
     To systemd it is one job: it is not left half done where nobody waits for it any more.
     """
+    resume(name, host)
     try:
         await host.jobs.restart(machine_unit(name))
     except CommandFailed as error:
         raise _not_started(name, error, host) from error
+
+
+def resume(name: str, host: Host) -> None:
+    """Let a machine go on that is paused; another one is fine."""
+    if name in host.freezer.paused_machines() and (unit := host.freezer.resume(name)):
+        host.units.thaw(unit)
 
 
 async def stop_machine(name: str, host: Host, *, terminate: bool) -> None:
@@ -114,6 +121,8 @@ async def stop_machine(name: str, host: Host, *, terminate: bool) -> None:
     unit = host.running().get(name)
     if unit is None:
         raise NotRunning(f"machine {name} is not running", hint="machctl list shows what is")
+    # Who is held still neither hears nor is gone once killed.
+    resume(name, host)
     if terminate:
         await host.machines.kill(name)
     else:

@@ -17,7 +17,7 @@ from machines.operations.usage import Meters, Reading, look, seconds
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
-STATES = ("running", "starting", "stopping", "stopped", "failed", "missing")
+STATES = ("running", "paused", "starting", "stopping", "stopped", "failed", "missing")
 HEALTH = ("healthy", "unhealthy", "starting")
 
 # What a guest says of itself may be of any length, and each other word is one more series for ever.

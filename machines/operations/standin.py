@@ -10,7 +10,7 @@ from machines.model.frozen import NamedTuple, replace
 from machines.model.observed import Host as Observed
 from machines.model.rollout import REPLACING, Rollout, read_rollout
 from machines.model.snapshot import Snapshot
-from machines.operations.copies import origin_of
+from machines.operations.copies import held, origin_of
 from machines.operations.reporter import Reporter
 from machines.plan.machine import Copy
 from machines.plan.steps import Plan, Step, TakeSnapshot
@@ -38,8 +38,7 @@ def read_state(name: str, host: Host) -> Rollout:
 def copy_of(name: str, observed: Observed, host: Host) -> Copy:
     """Give what the tree of a stand-in is copied from where that of its machine stays; held still as a clone has it."""
     origin = origin_of(name, observed, host)
-    held = observed.running.get(name, "") if origin.storage != "btrfs" else ""
-    return Copy(name, origin, observed.records[name].payload, running=held)
+    return Copy(name, origin, observed.records[name].payload, held=held(name, origin, observed))
 
 
 def kept_tree(state: Rollout, observed: Observed, host: Host) -> Plan:

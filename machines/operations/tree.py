@@ -69,7 +69,7 @@ async def copy_tree(step: CopyTree, host: Host, progress: Progress) -> None:
     """Make the tree of a machine a copy of another's beside its place; nothing is left where that fails."""
     log = bootstrap_log(step.machine)
     try:
-        with held_still(step.running, host):
+        with held_still(step.held, host):
             target = await host.storage.copy_origin(step.origin, step.machine, uid=step.uid, log=log, progress=progress)
         _become(step, target, host)
     except BaseException as error:
@@ -203,7 +203,7 @@ def _is_seen(upper: int, base: int) -> bool:
 async def take_snapshot(step: TakeSnapshot, host: Host, progress: Progress) -> None:
     """Keep how a machine's tree is now."""
     log = bootstrap_log(step.machine)
-    with held_still(step.running, host):
+    with held_still(step.held, host):
         await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
 
 
@@ -224,19 +224,18 @@ async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> Non
 
 
 @contextmanager
-def held_still(unit: str, host: Host) -> Iterator[None]:
-    """Freeze a running machine while its files are copied one by one (org.freedesktop.systemd1.Manager.FreezeUnit).
+def held_still(name: str, host: Host) -> Iterator[None]:
+    """Hold a running machine still while its files are copied one by one; "" is none.
 
-    ``unit`` is its unit; "" holds nothing still.
+    Raises NotRunning, and MachctlError where it does not stand still.
     """
-    if not unit:
+    if not name or not host.freezer.freeze(name):
         yield
         return
     try:
-        host.units.freeze(unit)
         yield
     finally:
-        host.units.thaw(unit)
+        host.freezer.thaw(name)
 
 
 def drop_staged(name: str, storage: str, host: Host) -> None:

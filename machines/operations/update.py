@@ -100,6 +100,7 @@ async def update(
         observed = observe(host)
         declared = readable_machines(host)
         tree_of(name, observed)
+        host.freezer.refuse_paused(name)
         check_updatable(declared.get(name), observed.records.get(name), name)
         work = _Work(name, host, reporter, wishes, observed, declared)
         done = work.foreseen() if dry_run else await work.do()
@@ -310,8 +311,8 @@ async def finish_update(
         died = host.units.states([machine_unit(name)]).get(machine_unit(name)) == "failed"
         found = found._replace(running=to_run(found, up=up, died=died, since=since))
     plan: Plan = [
-        steps.ThawMachine(reason="whoever held it still was killed", machine=name, unit=unit)
-        for machine, unit in host.facts.frozen_machines().items()
+        steps.ThawMachine(reason="whoever held it still was killed", machine=name)
+        for machine in host.freezer.held_machines()
         if machine == name
     ]
     plan += plan_undo(found, observe(host), reason=why)

@@ -42,7 +42,7 @@ async def do_update_step(step: UpdateStep, host: Host, reporter: Reporter) -> No
             host.files.remove_file(paths.update_record(name))
         case updatesteps.SaveAll():
             log = paths.bootstrap_log(name)
-            with held_still(step.running, host):
+            with held_still(step.held, host):
                 await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
                 for volume in step.volumes:
                     await host.upkeep.save_volume(volume, log=log, progress=progress)

@@ -90,9 +90,10 @@ def look(
     from machines.operations.health import health_of
 
     units = host.units.states([UNITS]) if host.booted() else {}
-    found, states = {}, dict[str, int]()
+    found, states, paused = {}, dict[str, int](), host.freezer.paused_machines()
     for name, entry in sorted(host.registered().items()):
-        state = STATES.get(units.pop(entry.unit, ""), "running")
+        active = units.pop(entry.unit, "")
+        state = "paused" if name in paused else STATES.get(active, "running")
         states[state] = states.get(state, 0) + 1
         if not wanted(name):
             continue

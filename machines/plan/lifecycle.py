@@ -29,6 +29,16 @@ def plan_stop(name: str, *, terminate: bool) -> Plan:
     return [steps.StopMachine(reason="asked for", machine=name, name=name, terminate=terminate)]
 
 
+def plan_pause(name: str, *, paused: bool) -> Plan:
+    """Give the steps after which a machine that runs is held still."""
+    return [] if paused else [steps.PauseMachine(reason="asked for", machine=name)]
+
+
+def plan_resume(name: str, *, paused: bool) -> Plan:
+    """Give the steps after which a machine that runs goes on."""
+    return [steps.ResumeMachine(reason="asked for", machine=name)] if paused else []
+
+
 def plan_enable(name: str, *, on: bool, enabled: bool) -> Plan:
     """Give the steps after which an undeclared machine starts at boot, or no longer does."""
     if on == enabled:

@@ -45,7 +45,7 @@ class Copy:
     origin: Origin
     payload: Payload | None = None
     forget: bool = True
-    running: str = ""
+    held: str = ""
 
 
 def plan_machine(
@@ -75,7 +75,7 @@ def plan_machine(
         plan.append(
             steps.CopyTree(
                 reason=NEW, machine=machine.name, source=copy.source, origin=copy.origin, uid=placement.uid,
-                forget=copy.forget, running=copy.running,
+                forget=copy.forget, held=copy.held,
             )
         )  # fmt: skip
     elif missing:

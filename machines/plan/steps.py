@@ -95,31 +95,31 @@ class MakeTree(Step):
 class CopyTree(Step):
     """Copy the tree of a machine, or a snapshot of one, beside the place of another.
 
-    With ``forget`` what made it the one machine is taken out of it. ``running`` is the unit of the machine that is
-    held still meanwhile, where the driver copies file by file.
+    With ``forget`` what made it the one machine is taken out of it. ``held`` is the machine that is held still
+    meanwhile, where the driver copies file by file.
     """
 
     source: str
     origin: Origin
     uid: int | None = None
     forget: bool = True
-    running: str = ""
+    held: str = ""
 
     def __str__(self) -> str:
-        still = f", {self.source} held still meanwhile" if self.running else ""
+        still = f", {self.source} held still meanwhile" if self.held else ""
         return f"copy the tree of {self.source}{still}{'' if self.forget else ', its identity too'}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakeSnapshot(Step):
-    """Keep how a machine's tree is now; ``running`` as in CopyTree."""
+    """Keep how a machine's tree is now; ``held`` as in CopyTree."""
 
     snapshot: Snapshot
     origin: Origin
-    running: str = ""
+    held: str = ""
 
     def __str__(self) -> str:
-        still = ", the machine held still meanwhile" if self.running else ""
+        still = ", the machine held still meanwhile" if self.held else ""
         return f"take snapshot {self.snapshot.name} of {self.snapshot.machine}{still}"
 
 
@@ -166,10 +166,24 @@ class RenameTree(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PauseMachine(Step):
+    """Hold a machine still until somebody wants it to go on."""
+
+    def __str__(self) -> str:
+        return f"pause {self.machine}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeMachine(Step):
+    """Let a machine go on that is paused."""
+
+    def __str__(self) -> str:
+        return f"let {self.machine} go on"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThawMachine(Step):
     """Let a machine go on that a killed run held still."""
-
-    unit: str
 
     def __str__(self) -> str:
         return f"let {self.machine} go on"

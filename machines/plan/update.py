@@ -9,7 +9,6 @@ from typing import NamedTuple
 from machines.declare.foreign.ini import assignments, fields
 from machines.errors import Conflict, Unsupported
 from machines.model.machine import Machine
-from machines.model.names import machine_unit
 from machines.model.observed import Host, Record
 from machines.model.snapshot import Origin, Snapshot, is_timed_name
 from machines.model.update import DONE, PREFIX, RESTORED, SAVING, UNDOING, UPGRADING, Update, read_update
@@ -123,7 +122,7 @@ def plan_save(update: Update, origin: Origin, *, now: float) -> Plan:
         NoteUpdate(reason=why, machine=name, update=update._replace(phase=SAVING)),
         SaveAll(
             reason=why, machine=name, snapshot=kept, origin=origin, volumes=update.volumes,
-            running=machine_unit(name) if still else "",
+            held=name if still else "",
         ),
         NoteUpdate(reason=why, machine=name, update=update._replace(phase=UPGRADING)),
     ]  # fmt: skip

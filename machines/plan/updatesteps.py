@@ -38,17 +38,17 @@ class FindUpgrades(UpdateStep):
 class SaveAll(UpdateStep):
     """Keep the tree of a machine and what it writes into outside of it, both of one moment.
 
-    ``running`` is the unit that is held still meanwhile, where that takes more than a moment.
+    ``held`` is the machine, where that takes more than a moment: it is held still meanwhile.
     """
 
     snapshot: Snapshot
     origin: Origin
     volumes: tuple[Volume, ...] = ()
-    running: str = ""
+    held: str = ""
 
     def __str__(self) -> str:
         also = "".join(f", keep a copy of {volume.source}" for volume in self.volumes)
-        still = ", the machine held still meanwhile" if self.running else ""
+        still = ", the machine held still meanwhile" if self.held else ""
         return f"take snapshot {self.snapshot.name} of {self.machine}{also}{still}"
 
 

@@ -53,7 +53,7 @@ def test_unit_that_copies_trees_may_do_so(name: str) -> None:
 
 
 def test_unit_that_runs_a_verb_which_copies_trees_is_known() -> None:
-    verbs = {"apply", "gc", "resume", "snapshot", "update"}
+    verbs = {"apply", "gc", "go-on", "snapshot", "update"}
     copying = {
         unit.name
         for unit in UNITS.glob("*.service")

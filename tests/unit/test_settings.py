@@ -198,7 +198,11 @@ def test_nesting_takes_fuse_where_the_host_has_it() -> None:
             {"devices": {"/dev/dri": Node("directory", inside=("/dev/dri/card0",))}},
             "device /dev/dri of web is a directory; each node has to be named",
         ),
-        ({"devices": (Device("/dev/l"),)}, {"devices": {"/dev/l": Node("other")}}, "/dev/l of web is not a device"),
+        (
+            {"devices": (Device("/dev/l"),)},
+            {"devices": {"/dev/l": Node("other")}},
+            "device /dev/l of web is not a device",
+        ),
         ({"devices": (Device("/dev/kvm"),)}, {"devices": {"/dev/kvm": Node("char")}}, ""),
         (
             {"devices": (Device("/dev/kvm"),)},

@@ -135,13 +135,13 @@ def test_all_of_one_moment_is_kept_before_anything_is_changed() -> None:
     assert kinds(plan) == [NoteUpdate, SaveAll, NoteUpdate]
     assert [step.update.phase for step in plan if isinstance(step, NoteUpdate)] == [SAVING, UPGRADING]
     assert isinstance(plan[1], SaveAll)
-    assert plan[1].running == "systemd-nspawn@web.service"
+    assert plan[1].held == "web"
     (alone,) = [
         step
         for step in plan_save(UPDATE._replace(volumes=()), Origin("/x", "btrfs"), now=1.0)
         if isinstance(step, SaveAll)
     ]
-    assert alone.running == ""
+    assert alone.held == ""
 
 
 def undo(update: Update, *, up: bool = True, kept: bool = True, **values: Any) -> Plan:

@@ -33,6 +33,7 @@ def exec_(
 
     name = check_known_name(one(name))
     command = words.bare(command)
+    _refuse_paused(name)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     environment, timeout = dict(_variable(text) for text in setenv), context.obj.timeout
     try:
@@ -72,6 +73,7 @@ def shell(
             f"shell wants the whole path of a command, not {command[0]!r}",
             hint=f"machctl exec {name} -- {command[0]} looks for it in the machine's PATH",
         )
+    _refuse_paused(name)
     _check_user(name, user or "root")
     try:
         reason = open_shell(
@@ -87,6 +89,16 @@ def shell(
         raise
     if sys.stdin.isatty() and not context.obj.quiet:
         note(f"\r\nleft machine {name}; what runs in that shell has ended" if reason == "escape" else "")
+
+
+def _refuse_paused(name: str) -> None:
+    from machines.host.freezer import refuse_paused
+
+    try:
+        refuse_paused(name)
+    except MachctlError as error:
+        error.exit_code = OWN_FAILURE
+        raise
 
 
 def _check_user(name: str, user: str) -> None:

@@ -160,17 +160,17 @@ def _concerned(plans: Mapping[str, Plan], failed: Mapping[str, MachctlError]) ->
     return concerned | failed.keys()
 
 
-def resume(
+def go_on(
     context: words.Context,
     later: bool = words.Option(False, "--later", help="Do what had to wait for the network."),
     scheduled: bool = words.Option(False, "--scheduled", help="Apply what is declared, whether one was interrupted."),
     recreate: bool = _RECREATE,
 ) -> None:
     """Go on with an apply that was interrupted when this host went down; for machctl-apply.service."""
-    raise words.Exit(_resume(context.obj, later=later, scheduled=scheduled, recreate=recreate))
+    raise words.Exit(_go_on(context.obj, later=later, scheduled=scheduled, recreate=recreate))
 
 
-def _resume(options: Options, *, later: bool, scheduled: bool, recreate: bool) -> int:
+def _go_on(options: Options, *, later: bool, scheduled: bool, recreate: bool) -> int:
     from machines.cli.fleetprogress import FleetProgress
     from machines.cli.running import run
     from machines.cli.several import exit_status
@@ -186,7 +186,7 @@ def _resume(options: Options, *, later: bool, scheduled: bool, recreate: bool) -
     host.declarations = found.declarations
     progress = FleetProgress(options)
     work = resume_later(found, host, progress) if later else operate(found, host, progress, wait=scheduled)
-    failed = run(work, timeout=options.timeout, what="resume")
+    failed = run(work, timeout=options.timeout, what="go-on")
     return exit_status(failed, len(failed) + 1)
 
 

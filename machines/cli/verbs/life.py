@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from machines.cli import words
 from machines.cli.names import names as names_argument
@@ -13,14 +13,15 @@ from machines.cli.plans import show_plan
 from machines.cli.running import interruptible
 from machines.cli.several import AFTERWARDS, exit_status, say_done
 from machines.cli.wire import RealHost
-from machines.errors import InvalidValue, MachctlError
+from machines.errors import InvalidValue, MachctlError, NotRunning
 from machines.model.frozen import replace
 from machines.model.names import machine_lock
 from machines.operations import lifecycle
 from machines.operations.declared import readable_machines
 from machines.operations.inspect import expand, lost_bridges, require
 from machines.operations.ready import check_ready
-from machines.plan.lifecycle import plan_enable, plan_start, plan_stop
+from machines.plan.lifecycle import plan_enable, plan_pause, plan_resume, plan_start, plan_stop
+from machines.plan.steps import Plan
 
 # A first boot on a slow host takes its time; NotifyReady= has its own limit in the unit.
 START_SECONDS = 330.0
@@ -44,6 +45,8 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
     host = RealHost()
     chosen = _chosen(patterns, host, verb="start")
     running = host.running()
+    for name in running.keys() & chosen:
+        host.freezer.refuse_paused(name)
     lost = lost_bridges(chosen, host)
     plans = {name: plan_start(name, running=name in running, lost_bridges=lost[name]) for name in chosen}
     if options.dry_run:
@@ -143,6 +146,20 @@ def restart(
     raise words.Exit((start_all(ready, wait=wait, options=options) if ready else 0) or status)
 
 
+def pause(
+    context: words.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
+) -> None:
+    """Hold machines still: what runs in them stays in memory and stops where it is. They go on by resume."""
+    raise words.Exit(_hold(names, "pause", plan_pause, options=context.obj))
+
+
+def resume(
+    context: words.Context, names: list[str] = names_argument("The machines, or patterns such as 'web*'.")
+) -> None:
+    """Let machines go on that are paused."""
+    raise words.Exit(_hold(names, "resume", plan_resume, options=context.obj))
+
+
 def enable(
     context: words.Context,
     names: list[str] = names_argument("The machines, or patterns such as 'web*'."),
@@ -178,6 +195,29 @@ def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> 
         await lifecycle.stop_in_time(name, host, terminate=terminate, timeout=limit)
 
     return on_each(chosen, act, options, verb=verb, done="terminated" if terminate else "stopped", timeout=limit + 30)
+
+
+def _hold(patterns: Sequence[str], verb: str, planned: Callable[..., Plan], *, options: Options) -> int:
+    host = RealHost()
+    chosen = _chosen(patterns, host, verb=verb)
+    paused, running = host.freezer.paused_machines(), host.running()
+    plans = {name: planned(name, paused=name in paused) for name in chosen if name in running}
+    if options.dry_run:
+        show_plan(plans, options)
+        return 0
+    from machines.cli.progress import Progress
+    from machines.cli.several import on_each
+    from machines.operations.execute import execute
+
+    async def act(name: str) -> str | None:
+        if name not in plans:
+            raise NotRunning(f"machine {name} is not running", hint=f"machctl start {name}")
+        # While its files are copied it is held still anyway, and goes on afterwards.
+        with host.files.lock(machine_lock(name), what=f"machine {name}"):
+            await execute(plans[name], host, reporter=Progress(options))
+        return None if plans[name] else f"{name} is {'paused already' if verb == 'pause' else 'not paused'}"
+
+    return on_each(chosen, act, options, verb=verb, done=f"{verb}d")
 
 
 def _autostart(patterns: Sequence[str], *, on: bool, options: Options) -> int:

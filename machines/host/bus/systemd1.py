@@ -204,12 +204,8 @@ class SystemdManager:
         except NotFound:
             return
 
-    def freeze(self, unit: str) -> None:
-        """Stop all processes of the unit from running until thaw(), by the kernel's freezer (FreezeUnit)."""
-        self._call(f"freeze {unit}", "FreezeUnit", "s", unit)
-
     def thaw(self, unit: str) -> None:
-        """Let the processes of a frozen unit go on (ThawUnit)."""
+        """Let the processes of a unit go on that somebody froze by FreezeUnit (ThawUnit)."""
         self._call(f"thaw {unit}", "ThawUnit", "s", unit)
 
     def kill(self, unit: str, whom: str, signal: int) -> None:
