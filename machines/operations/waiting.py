@@ -41,20 +41,27 @@ def has_become(name: str, wanted: str, host: Host) -> bool:
     return entry is None and active in {"inactive", "failed"}
 
 
-def wait_until(name: str, wanted: str, host: Host, *, timeout: float | None) -> None:
+def wait_until(name: str, wanted: str, host: Host, *, timeout: float | None, give_up: bool = False) -> None:
     """Wait until a machine is as ``wanted``, "running", "healthy" or "stopped"; it need not even run yet.
+
+    With ``give_up`` one that is unhealthy, and that its probe does not restart, has 30 seconds: CommandFailed.
 
     Raises TimedOut after ``timeout`` seconds, which says how it is then, and InvalidValue as has_become() does.
     """
     if has_become(name, wanted, host):
         return
-    end = None if timeout is None else time.monotonic() + timeout
+    began = time.monotonic()
+    end = None if timeout is None else began + timeout
     with host.watch(machine_unit(name)) as events:
         while not has_become(name, wanted, host):
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 raise _too_late(name, wanted, host, timeout or 0)
-            events.wait(left)
+            if give_up and time.monotonic() - began >= _SLACK_SECONDS:
+                probe = probe_of(name, host)
+                if probe is None or probe[0].on_failure != "restart":
+                    _refuse_unhealthy(name, host)
+            events.wait(min(left or _SLACK_SECONDS, _SLACK_SECONDS) if give_up else left)
 
 
 def _too_late(name: str, wanted: str, host: Host, timeout: float) -> MachctlError:
@@ -100,11 +107,17 @@ async def await_healthy(name: str, host: Host, *, give_up: bool = False) -> None
             entry = host.registered().get(name)
             if entry is None:
                 raise NotRunning(f"machine {name} ended before it was healthy", hint=f"machctl logs {name}")
-            state = state_of(name, entry.leader, host)
-            if give_up and state is not None and state.state == UNHEALTHY:
-                why = f": {state.why}" if state.why else ""
-                raise CommandFailed(f"machine {name} is unhealthy{why}", hint=f"machctl health {name} says more")
+            if give_up:
+                _refuse_unhealthy(name, host)
             await event()
+
+
+def _refuse_unhealthy(name: str, host: Host) -> None:
+    entry = host.registered().get(name)
+    state = state_of(name, entry.leader, host) if entry else None
+    if state is not None and state.state == UNHEALTHY:
+        why = f": {state.why}" if state.why else ""
+        raise CommandFailed(f"machine {name} is unhealthy{why}", hint=f"machctl health {name} says more")
 
 
 @asynccontextmanager

@@ -96,6 +96,12 @@ def test_a_fleet_lives(host: Host) -> None:
     assert host.inside("web", "cat /proc/sys/kernel/hostname") == "www"
     assert nothing_to_do(host)
 
+    # What never comes is not waited for.
+    edit(host, "db/systemd-networkd.service", "db/nosuch.service")
+    host.machctl("apply")
+    failed = host.machctl("--timeout", "60", "restart", "app", status=1)
+    failed.says("machine app did not start: unit nosuch.service of machine db does not become active: it is not-found")
+
 
 def test_a_fleet_ends(host: Host) -> None:
     host.machctl("apply")

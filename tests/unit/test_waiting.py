@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from fakehealth import LEADER, OK, host
-from machines.errors import InvalidValue, NotRunning, TimedOut
+from fakehealth import HTTP, LEADER, OK, host
+from machines.errors import CommandFailed, InvalidValue, NotRunning, TimedOut
+from machines.model.frozen import replace
 from machines.model.health import UNHEALTHY, State, write_state
 from machines.operations.waiting import await_healthy, has_become, wait_until
 from machines.render import paths
@@ -35,6 +37,16 @@ def test_waiting_ends_with_what_is_waited_for() -> None:
     assert not has_become("web", "running", there)
     with pytest.raises(InvalidValue, match="no probe"):
         wait_until("db", "healthy", there, timeout=5)
+
+
+@pytest.mark.parametrize(("on_failure", "seconds"), [("none", 30), ("restart", 280)])
+def test_what_waits_to_start_gives_up_one_that_nobody_mends(on_failure: str, seconds: int) -> None:
+    there = host(OK, web=replace(HTTP, on_failure=on_failure))
+    there.files.texts[paths.health_file("web")] = write_state(State(UNHEALTHY, 1, LEADER, 2, "refused"))
+    began = time.monotonic()
+    with pytest.raises(CommandFailed if seconds == 30 else TimedOut, match="web is unhealthy"):
+        wait_until("web", "healthy", there, timeout=280, give_up=True)
+    assert time.monotonic() - began == pytest.approx(seconds, abs=5)
 
 
 def test_waiting_in_a_loop_ends_with_the_machine() -> None:

@@ -45,4 +45,4 @@ def _wait(host: RealHost, what: list[str], end: float) -> None:
             elif each.healthy:
                 from machines.operations.waiting import wait_until
 
-                wait_until(each.machine, "healthy", host, timeout=left)
+                wait_until(each.machine, "healthy", host, timeout=left, give_up=True)

@@ -13,13 +13,17 @@ from machines.host.bus.guest import open_machine
 from machines.host.bus.systemd1 import MANAGER, PATH, SERVICE, UNIT
 
 _ACTIVE = {"active", "reloading"}
+# What is not there, or must not be started, does not come by itself once the machine has booted (systemctl(1)).
+_BOOTED = {"running", "degraded"}
+_ENDED = {"inactive", "failed"}
+_NEVER = {"not-found", "masked", "bad-setting", "error"}
 
 
 def wait_unit(machine: str, unit: str, *, leader: int, timeout: float) -> None:
     """Wait until ``unit`` is active in a running machine led by ``leader``, for ``timeout`` seconds at most.
 
     Raises NotRunning, Unsupported for a machine without systemd or a bus, CommandFailed where the machine stops
-    meanwhile, TimedOut.
+    meanwhile, or has booted and the unit is not there or has failed, TimedOut.
     """
     bus = open_machine(machine)
     try:
@@ -40,6 +44,11 @@ def _wait(bus: Bus, machine: str, unit: str, leader: int, end: float) -> None:
     poller.register(pid, select.POLLIN)
     try:
         while (state := _state(bus, unit)) not in _ACTIVE:
+            if why := _never(bus, unit, state):
+                raise CommandFailed(
+                    f"unit {unit} of machine {machine} does not become active: it is {why}",
+                    hint=f"machctl exec {machine} -- systemctl status {unit}",
+                )
             left = end - time.monotonic()
             if left <= 0:
                 raise TimedOut(
@@ -53,5 +62,14 @@ def _wait(bus: Bus, machine: str, unit: str, leader: int, end: float) -> None:
         os.close(pid)
 
 
-def _state(bus: Bus, unit: str) -> str:
-    return str(bus.get(SERVICE, bus.object_path(f"{PATH}/unit", unit), UNIT, "ActiveState", "s"))
+def _never(bus: Bus, unit: str, state: str) -> str:
+    """Say why nothing will start a unit any more, as far as that is known; else ""."""
+    if state not in _ENDED or str(bus.get(SERVICE, PATH, MANAGER, "SystemState", "s")) not in _BOOTED:
+        return ""
+    # It may have become active before the boot was over.
+    state, loaded = _state(bus, unit), _state(bus, unit, "LoadState")
+    return loaded if loaded in _NEVER else state if state == "failed" else ""
+
+
+def _state(bus: Bus, unit: str, name: str = "ActiveState") -> str:
+    return str(bus.get(SERVICE, bus.object_path(f"{PATH}/unit", unit), UNIT, name, "s"))
