@@ -334,7 +334,7 @@ class FakeHost:
             pause=lambda name: self.call(f"pause {name}") or True,
             resume=lambda name: self.call(f"resume {name}") or "",
             refuse_paused=lambda name: None,
-            paused_machines=lambda: frozenset(self.paused),
+            paused_machines=lambda running=None: frozenset(self.paused),
             held_machines=frozenset,
         )
         self.jobs: Any = SimpleNamespace(

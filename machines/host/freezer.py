@@ -12,11 +12,16 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from machines.errors import Conflict, MachctlError, NotRunning
 from machines.host.files import LOCK_DIRECTORY, read_text, remove_file, write_file
 from machines.host.meters.cgroup import group_of
-from machines.host.registered import Registered, registered, registered_machine
+from machines.host.registered import registered, registered_machine
+
+if TYPE_CHECKING:
+    from machines.host.interfaces import Registered
 
 _FREEZE_SECONDS = 30.0
 _NSPAWN, _MACHINE = "supervisor", "payload"
@@ -104,9 +109,9 @@ def refuse_paused(name: str) -> None:
         raise Conflict(f"machine {name} is paused", hint=f"machctl resume {name}")
 
 
-def paused_machines() -> frozenset[str]:
-    """Give the machines that somebody wants to be held still."""
-    return frozenset(entry.name for entry in registered() if is_paused(entry))
+def paused_machines(running: Iterable[Registered] | None = None) -> frozenset[str]:
+    """Give the machines that somebody wants to be held still, of those ``running`` where that is known."""
+    return frozenset(entry.name for entry in (registered() if running is None else running) if is_paused(entry))
 
 
 def held_machines() -> frozenset[str]:

@@ -136,7 +136,7 @@ def list_machines(host: Host, names: Iterable[str] = ()) -> list[MachineStatus]:
     trees = host.pool.trees()
     declared = readable_machines(host)
     units = host.units.states(["systemd-nspawn@*.service"]) if host.booted() else {}
-    paused = host.freezer.paused_machines() if registered else frozenset()
+    paused = host.freezer.paused_machines(registered.values())
     wanted = set(names) or {*registered, *trees, *declared}
     found = []
     for name in sorted(wanted):

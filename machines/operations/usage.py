@@ -90,8 +90,9 @@ def look(
     from machines.operations.health import health_of
 
     units = host.units.states([UNITS]) if host.booted() else {}
-    found, states, paused = {}, dict[str, int](), host.freezer.paused_machines()
-    for name, entry in sorted(host.registered().items()):
+    found, states, registered = {}, dict[str, int](), host.registered()
+    paused = host.freezer.paused_machines(registered.values())
+    for name, entry in sorted(registered.items()):
         active = units.pop(entry.unit, "")
         state = "paused" if name in paused else STATES.get(active, "running")
         states[state] = states.get(state, 0) + 1
