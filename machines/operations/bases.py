@@ -50,11 +50,12 @@ async def make_base(
     name: str = "",
     fresh: bool = False,
     as_is: bool = False,
+    forgotten: bool = False,
 ) -> Base:
     """Have the source of ``machine`` produce a base and give it; with another machctl at the same, wait and take its.
 
     ``fresh`` makes a new one even if there is one. ``as_is`` makes one for this machine alone, whose identity is left
-    in it. Nothing is left where it fails. Raises what the source does.
+    in it unless it is to be ``forgotten``. Nothing is left where it fails. Raises what the source does.
     """
     began = time.time()
     _remove_half_made(host)
@@ -74,7 +75,7 @@ async def make_base(
         source = f"{IMPORTED}{machine.name}" if as_is else str(machine.source)
         try:
             begun = Base(base_id, digest, source, 0, name=name, recipe=_values(machine), shape=shape)
-            return await _fill(begun, staged, machine, host, progress, as_is=as_is)
+            return await _fill(begun, staged, machine, host, progress, as_is=as_is, forgotten=forgotten)
         except BaseException as error:
             host.storage.remove_path(staged)
             if isinstance(error, OSError):
@@ -99,7 +100,9 @@ def is_being_made(base: str, host: Host) -> bool:
     return host.files.is_locked(_lock(base))
 
 
-async def _fill(base: Base, staged: str, machine: Machine, host: Host, progress: Progress, *, as_is: bool) -> Base:
+async def _fill(
+    base: Base, staged: str, machine: Machine, host: Host, progress: Progress, *, as_is: bool, forgotten: bool
+) -> Base:
     tree = f"{staged}/tree"
     os.makedirs(os.path.dirname(bootstrap_log(machine.name)), mode=0o755, exist_ok=True)
     request = _request(machine, target=tree, scratch=staged)
@@ -110,6 +113,10 @@ async def _fill(base: Base, staged: str, machine: Machine, host: Host, progress:
         from machines.operations.prepare import prepare
 
         prepare(tree, machine.source, host, init=payload is None)
+    elif not raw and forgotten:
+        from machines.operations.identity import forget
+
+        forget(tree, host)
     release = {} if raw else host.os_release(leader=None, tree=tree)
     for entry in os.listdir(staged):
         if entry not in {"tree", "disk.raw"}:

@@ -46,13 +46,14 @@ async def create(
     fresh: bool = False,
     intent: str = "",
     archive: Machine | None = None,
+    forget: bool = False,
     command: Sequence[str] = (),
     user: str | None = None,
 ) -> Plan:
     """Declare a new machine and make it; give the plan that did.
 
-    ``archive`` has the source to take as it is instead, ``command`` is what an image without an init is to run,
-    as ``user``.
+    ``archive`` has the source to take as it is instead, with ``forget`` but for its identity; ``command`` is what an
+    image without an init is to run, as ``user``.
 
     Its tree is copied from a base, which is made where there is none, or with ``fresh`` in any case. Raises all that is
     wrong at once before the first change. A failure or an interrupt takes everything back, but not the base.
@@ -75,7 +76,7 @@ async def create(
                 return plan + made
             reporter.step(plan[0])
             progress = partial(reporter.progress, machine.name)
-            base = await make_base(made_of, host, progress, fresh=fresh, as_is=archive is not None)
+            base = await make_base(made_of, host, progress, fresh=fresh, as_is=archive is not None, forgotten=forget)
         if base.payload:
             base = base._replace(payload=base.payload.told(command, user))
         async with host.files.fleet_lock():

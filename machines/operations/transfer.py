@@ -79,8 +79,8 @@ async def bring(
     """Make a machine of an archive, declared as the archive says; give it, the plan that made it and what was left out.
 
     That are ports that other machines here have, the start on demand where these were all, and unless whoever made the
-    archive is to be ``trust``-ed, what would give the machine something of this host. Without ``forget`` its identity
-    is the one it had. Raises NotFound, InvalidValue, Conflict, MachctlError.
+    archive is to be ``trust``-ed, what would give the machine something of this host. Its tree is the archive's;
+    without ``forget`` its identity, too, is the one it had. Raises NotFound, InvalidValue, Conflict, MachctlError.
     """
     check_ready(host, verb="import")
     if not os.path.exists(path):
@@ -88,11 +88,17 @@ async def bring(
     kind = form or host.archives.kind(path)
     if kind == "raw":
         raise InvalidValue(f"{path} is no archive", hint=f"if it is a disk image: machctl create raw:{path} NAME")
-    declared = _declared(host.archives.declaration(path, form=kind), path, kind, name)
+    text = host.archives.declaration(path, form=kind)
+    declared = _declared(text, path, kind, name)
     machine, left_out = _taken_over(declared, host, trust=trust)
+    if forget and machine.hostname:
+        left_out.append(f"host name {machine.hostname}")
+        machine = replace(machine, hostname=None)
     raise_all(check_machine(machine))
-    taken = Machine(machine.name, Source(kind, path), machine.origin)
-    plan = await create(machine, host, reporter, dry_run=dry_run, archive=None if forget else taken)
+    # Of an archive that says nothing, its own tree is what is declared, and can be a base as any other.
+    as_it_is = bool(text) or not forget
+    taken = Machine(machine.name, Source(kind, path), machine.origin) if as_it_is else None
+    plan = await create(machine, host, reporter, dry_run=dry_run, archive=taken, forget=forget)
     return machine, plan, left_out
 
 

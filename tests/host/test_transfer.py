@@ -98,13 +98,19 @@ def test_a_machine_that_is_exported_and_imported_elsewhere_is_equal(here: Host, 
 
 
 def test_an_import_under_another_name_can_be_another_machine(here: Host) -> None:
+    here.inside("debian", "echo written >/root/mine; ln -sf /dev/null /etc/systemd/system/fstrim.timer")
     here.machctl("export", "debian", "/root/debian.tar.zst").says("as it was while running")
+    here.inside("debian", "rm /root/mine /etc/systemd/system/fstrim.timer")
     here.machctl("import", "/root/debian.tar.zst", status=5).says("debian")
     done = here.machctl("import", "/root/debian.tar.zst", "two", "--identity", "new", "--start", "--wait", "ip")
     done.says("without port 8080:80")
     look = "cat /etc/machine-id; hostname; hostname -I"
     first, second = (here.inside(name, look).split() for name in ("debian", "two"))
     assert all(one != other for one, other in zip(first, second, strict=True))
+    assert here.inside("two", "cat /root/mine; readlink /etc/systemd/system/fstrim.timer").split() == [
+        "written",
+        "/dev/null",
+    ]
     assert here.machine("two")["ports"] == []
     here.run("rm", "/root/debian.tar.zst")
 
