@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whole machines in archives: a tar of the tree, or an OCI image, and the machine's declaration with it.
 
-In a tar that is an extended attribute of the root directory, in an image a label: who unpacks either with other tools
-gets the tree and nothing else.
+In a tar the declaration is an extended attribute of the root directory, and what runs in place of an init is another;
+in an image a label, and its configuration. Who unpacks either with other tools gets the tree and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from machines.model.ids import first_of_range
 if TYPE_CHECKING:
     from machines.host.archive.compress import Compression
 
-ATTRIBUTE = "user.machctl.machine"
 LABEL = "machctl.machine"
 
 _COMPRESSIONS: dict[str, Compression] = {
@@ -63,12 +62,12 @@ async def pack(
                 _write_image(entries, path, name, declaration, payload, report)
                 return
             from machines.host.archive.compress import create_archive
+            from machines.host.archive.marks import marked
             from machines.host.archive.tarwriter import write_tar
 
-            first = next(entries)
-            marked = first._replace(xattrs={**first.xattrs, ATTRIBUTE: declaration.encode()})
+            said = marked(entries, declaration=declaration, payload=payload)
             with create_archive(1 if path == "-" else path, compression=_compression(path)) as stream:
-                write_tar(itertools.chain([marked], entries), stream, progress=report)
+                write_tar(said, stream, progress=report)
         finally:
             os.close(fd)
 
@@ -108,11 +107,12 @@ def declaration(path: str, *, form: str) -> str:
 
         return read_image(path).config.labels.get(LABEL, "")
     from machines.host.archive.compress import open_archive
+    from machines.host.archive.marks import declaration_of, unmarked
     from machines.host.archive.tar import read_tar
 
     with open_archive(path) as stream:
-        first = next(read_tar(stream, name=path), None)
-    return first.xattrs.get(ATTRIBUTE, b"").decode(errors="replace") if first and first.path == "" else ""
+        said, _ = unmarked(read_tar(stream, name=path))
+    return declaration_of(said)
 
 
 def _write_image(

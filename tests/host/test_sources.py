@@ -286,6 +286,15 @@ def test_an_image_without_an_init_runs_its_entrypoint(pool: Host) -> None:
     assert until(lambda: pool.sh(f"curl -sS {url}", status=None), bool) == "hello from an image"
     (image,) = images(pool, "oci:/root/oci/layout")
     assert image["payload"]
+    pool.machctl("stop", "web")
+    pool.machctl("export", "web", "/root/oci/web.tar.zst")
+    settings = pool.read("/etc/systemd/nspawn/web.nspawn")
+    for identity in ("keep", "new"):
+        pool.machctl("rm", "--force", "web")
+        pool.machctl("import", "/root/oci/web.tar.zst", "--identity", identity, "--start", "--wait", "ip")
+        assert until(lambda: pool.sh(f"curl -sS {url}", status=None), bool) == "hello from an image"
+        assert pool.read("/etc/systemd/nspawn/web.nspawn") == settings
+        pool.machctl("stop", "web")
     pool.run("rm", "-r", "/root/oci")
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +14,16 @@ import pytest
 from acting import REPORTER, web
 from fakes import FakeHost
 from machines.declare.write import write_machine
+from machines.errors import MachctlError
+from machines.host import archives
+from machines.host.archive.compress import create_archive
+from machines.host.archive.entries import Entry
+from machines.host.archive.tarwriter import write_tar
 from machines.host.interfaces import Progress, SourceRequest
+from machines.host.sources import tar
+from machines.model.base import Payload
 from machines.model.machine import Machine
+from machines.model.source import Source
 from machines.operations.transfer import bring
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -68,3 +78,63 @@ def test_another_machine_has_not_the_declared_host_name(host: FakeHost) -> None:
     assert (kept.hostname, left_out) == ("theirs", [])
     other, _, left_out = brought(host, web(hostname="theirs", publish=()), name="three", forget=True)
     assert (other.hostname, left_out) == (None, ["host name theirs"])
+
+
+RUNS = Payload(("/bin/serve", "80"), ("PATH=/bin", "SAID=50% off; $HOME"), "", "/srv", ("80/tcp",), "SIGINT")
+
+
+def packed(root: Path, path: Path, payload: Payload | None, *, declaration: str = "") -> None:
+    pack = archives.pack(
+        str(root), str(path), form="tar", name="web", declaration=declaration, payload=payload, progress=quiet
+    )
+    asyncio.run(pack)
+
+
+def unpacked(path: Path, target: Path) -> Payload | None:
+    target.mkdir()
+    request = SourceRequest(Source("tar", str(path)), str(target), str(target.parent), "/dev/null", "amd64")
+    return asyncio.run(tar.Maker().make(request, quiet))
+
+
+def quiet(stage: str, done: int, total: int | None) -> None:
+    """Hear of progress."""
+
+
+def test_tar_says_what_runs_in_place_of_an_init(tmp_path: Path) -> None:
+    root, file = tmp_path / "root", tmp_path / "web.tar"
+    (root / "etc").mkdir(parents=True)
+    os.setxattr(root, "user.note", b"mine")
+    packed(root, file, RUNS, declaration="[machine.web]\n")
+    assert archives.declaration(str(file), form="tar") == "[machine.web]\n"
+    assert unpacked(file, tmp_path / "one") == RUNS
+    # What is said of a machine is not of its tree, and what a guest says of itself there counts for nothing.
+    assert os.listxattr(tmp_path / "one") == ["user.note"]
+    os.setxattr(root, "user.machctl.payload", b'{"command": ["/bin/evil"]}')
+    packed(root, file, None)
+    assert archives.declaration(str(file), form="tar") == ""
+    assert unpacked(file, tmp_path / "two") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b"{}", "cannot be read"),
+        (b'{"command": []}', "cannot be read"),
+        (b'{"command": "/bin/sh"}', "cannot be read"),
+        (b'{"command": [1]}', "cannot be read"),
+        (b'{"command": ["/bin/sh"], "user": ["root"]}', "cannot be read"),
+        (b'{"command": ["/bin/sh"], "binds": ["/"]}', "cannot be read"),
+        (b'{"command": ["/bin/sh"], "directory": "/\\n[Files]\\nBind=/"}', "which is no line"),
+        (b'{"command": ["/bin/sh", "\\nBind=/"]}', "line break"),
+        (b'{"command": ["/bin/sh"], "user": "nobody\\nBind=/"}', "getent"),
+    ],
+)
+def test_what_would_be_more_than_a_payload_is_refused(said: bytes, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "web.tar"
+    root = Entry("", "directory", 0o755, os.geteuid(), os.getegid(), xattrs={"user.machctl.payload": said})
+    with create_archive(str(file), compression="none") as stream:
+        write_tar([root], stream)
+    with pytest.raises(MachctlError, match=words):
+        unpacked(file, tmp_path / "one")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from machines.errors import NotFound
 from machines.host.interfaces import Progress, SourceRequest
+from machines.host.sources.payload import fitting
 from machines.host.threads import in_thread
 from machines.model.base import Payload
 
@@ -20,23 +21,30 @@ class Maker:
         return file_identity(request)
 
     async def make(self, request: SourceRequest, progress: Progress) -> Payload | None:
-        """Unpack into ``request.target``. Raises MachctlError for what is no archive, or not the one it should be."""
-        path = await local_file(request, progress)
+        """Unpack into ``request.target`` and give what the archive says that runs in place of an init.
 
-        def work(report: Progress) -> None:
+        Raises MachctlError for what is no archive, or not the one it should be.
+        """
+        path = await local_file(request, progress)
+        called = str(request.source)
+
+        def work(report: Progress) -> Payload | None:
             from machines.host.archive.compress import open_archive
+            from machines.host.archive.marks import payload_of, unmarked
             from machines.host.archive.tar import read_tar
             from machines.host.archive.tree import write_tree
 
             fd = os.open(request.target, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with open_archive(path) as stream:
-                    write_tree(read_tar(stream, name=str(request.source)), fd, progress=report)
+                    said, entries = unmarked(read_tar(stream, name=called))
+                    payload = payload_of(said, archive=called)
+                    write_tree(entries, fd, progress=report)
             finally:
                 os.close(fd)
+            return fitting(payload, request.target) if payload else None
 
-        await in_thread(work, progress)
-        return None
+        return await in_thread(work, progress)
 
 
 def file_identity(request: SourceRequest) -> dict[str, object]:
