@@ -265,6 +265,19 @@ def test_disk_images_with_partitions_compressed_and_of_no_use(roads: Roads) -> N
         host.sh("rm -r /root/disk*")
 
 
+def test_a_tar_that_has_no_system_in_it_is_refused_and_leaves_nothing(pool: Host) -> None:
+    pool.sh("rm -rf /root/em*; mkdir -p /root/em/root/etc; tar -C /root/em -cf /root/em.tar .")
+    store = "ls -A /var/lib/machctl/store/bases /var/lib/machines /etc/machctl/fleet.d"
+    before = pool.sh(store)
+    for words in (
+        ("create", "tar:/root/em.tar"),
+        *(("import", "/root/em.tar", "--identity", to) for to in ("keep", "new")),
+    ):
+        pool.machctl(*words, status=1).says("neither etc nor usr", "tar tf /root/em.tar")
+    assert pool.sh(store) == before
+    pool.sh("rm -r /root/em*")
+
+
 def test_an_image_without_an_init_runs_its_entrypoint(pool: Host) -> None:
     pool.sh("rm -rf /root/oci")
     pool.sh(IMAGE, "/root/oci")

@@ -341,7 +341,7 @@ def test_an_archive_of_very_many_files(host: Host) -> None:
         "import tarfile\n"
         f"with tarfile.open('{ROOM}/many.tar', 'w') as archive:\n"
         "    for number in range(200_000):\n"
-        "        archive.addfile(tarfile.TarInfo(f'srv/{number // 1000}/{number}'))\n"
+        "        archive.addfile(tarfile.TarInfo(f'usr/many/{number // 1000}/{number}'))\n"
     )
     host.run("python3", "-c", script)
     words = ("machctl", "create", f"tar:{ROOM}/many.tar", "web", "--insecure")
@@ -349,7 +349,7 @@ def test_an_archive_of_very_many_files(host: Host) -> None:
     assert status == 0
     assert megabytes < 300
     assert seconds < 120
-    assert host.sh("find $1/srv -type f | wc -l", host.tree("web")) == "200000"
+    assert host.sh("find $1/usr/many -type f | wc -l", host.tree("web")) == "200000"
 
 
 def layout(*, layer_type: str = "application/vnd.oci.image.layer.v1.tar", wrong: bool = False, arch: str = "") -> bytes:

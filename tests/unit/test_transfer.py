@@ -102,13 +102,14 @@ def quiet(stage: str, done: int, total: int | None) -> None:
 
 def test_tar_says_what_runs_in_place_of_an_init(tmp_path: Path) -> None:
     root, file = tmp_path / "root", tmp_path / "web.tar"
-    (root / "etc").mkdir(parents=True)
+    root.mkdir()
     os.setxattr(root, "user.note", b"mine")
     packed(root, file, RUNS, declaration="[machine.web]\n")
     assert archives.declaration(str(file), form="tar") == "[machine.web]\n"
     assert unpacked(file, tmp_path / "one") == RUNS
     # What is said of a machine is not of its tree, and what a guest says of itself there counts for nothing.
     assert os.listxattr(tmp_path / "one") == ["user.note"]
+    (root / "etc").mkdir()
     os.setxattr(root, "user.machctl.payload", b'{"command": ["/bin/evil"]}')
     packed(root, file, None)
     assert archives.declaration(str(file), form="tar") == ""
@@ -138,3 +139,12 @@ def test_what_would_be_more_than_a_payload_is_refused(said: bytes, words: str, t
         write_tar([root], stream)
     with pytest.raises(MachctlError, match=words):
         unpacked(file, tmp_path / "one")
+
+
+def test_tar_that_has_no_system_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "above/root/etc").mkdir(parents=True)
+    packed(tmp_path / "above", tmp_path / "web.tar", None)
+    with pytest.raises(MachctlError, match=r"tar:/.*web\.tar is not the root of a system: it has neither etc nor usr"):
+        unpacked(tmp_path / "web.tar", tmp_path / "one")
+    packed(tmp_path / "above/root", tmp_path / "web.tar", None)
+    assert unpacked(tmp_path / "web.tar", tmp_path / "two") is None

@@ -35,6 +35,12 @@ class Maker:
         return None
 
 
+def check_system(tree: str, called: str, *, hint: str) -> None:
+    """Raise MachctlError, which calls it ``called``, for a tree that has no system in it."""
+    if not any(os.path.lexists(f"{tree}/{name}") for name in ("etc", "usr", "bin", "sbin")):
+        raise MachctlError(f"{called} is not the root of a system: it has neither etc nor usr", hint=hint)
+
+
 def copy_tree(source: str, target: str, progress: Progress) -> None:
     """Copy a tree into an empty directory; it belongs to root where the source does to a private range of ids.
 
@@ -42,8 +48,7 @@ def copy_tree(source: str, target: str, progress: Progress) -> None:
     """
     from machines.host.archive.tree import read_tree, write_tree
 
-    if not any(os.path.lexists(f"{source}/{name}") for name in ("etc", "usr", "bin", "sbin")):
-        raise MachctlError(f"{source} is not the root of a system: it has neither etc nor usr", hint=f"ls {source}")
+    check_system(source, source, hint=f"ls {source}")
     here = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
     there = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from machines.errors import NotFound
 from machines.host.interfaces import Progress, SourceRequest
+from machines.host.sources.directory import check_system
 from machines.host.sources.payload import fitting
 from machines.host.threads import in_thread
 from machines.model.base import Payload
@@ -23,7 +24,7 @@ class Maker:
     async def make(self, request: SourceRequest, progress: Progress) -> Payload | None:
         """Unpack into ``request.target`` and give what the archive says that runs in place of an init.
 
-        Raises MachctlError for what is no archive, or not the one it should be.
+        Raises MachctlError for what is no archive, not the one it should be, or has no system in it.
         """
         path = await local_file(request, progress)
         called = str(request.source)
@@ -42,7 +43,10 @@ class Maker:
                     write_tree(entries, fd, progress=report)
             finally:
                 os.close(fd)
-            return fitting(payload, request.target) if payload else None
+            if payload:
+                return fitting(payload, request.target)
+            check_system(request.target, called, hint=f"see what is in it: tar tf {request.source.path or 'FILE'}")
+            return None
 
         return await in_thread(work, progress)
 
