@@ -75,12 +75,13 @@ async def bring(
     form: str | None,
     trust: bool,
     dry_run: bool,
-) -> tuple[Machine, Plan, list[str]]:
+) -> tuple[Machine, Plan, list[str], list[str]]:
     """Make a machine of an archive, declared as the archive says; give it, the plan that made it and what was left out.
 
-    That are ports that other machines here have, the start on demand where these were all, and unless whoever made the
-    archive is to be ``trust``-ed, what would give the machine something of this host. Its tree is the archive's;
-    without ``forget`` its identity, too, is the one it had. Raises NotFound, InvalidValue, Conflict, MachctlError.
+    First what cannot be: ports that other machines here have, the start on demand where these were all, with ``forget``
+    the host name. Then, unless whoever made the archive is to be ``trust``-ed, what would give the machine something of
+    this host. Its tree is the archive's; without ``forget`` its identity, too, is the one it had.
+    Raises NotFound, InvalidValue, Conflict, MachctlError.
     """
     check_ready(host, verb="import")
     if not os.path.exists(path):
@@ -90,7 +91,8 @@ async def bring(
         raise InvalidValue(f"{path} is no archive", hint=f"if it is a disk image: machctl create raw:{path} NAME")
     text = host.archives.declaration(path, form=kind)
     declared = _declared(text, path, kind, name)
-    machine, left_out = _taken_over(declared, host, trust=trust)
+    machine, left_out = _possible(declared, host)
+    machine, withheld = (machine, []) if trust else _without_given(machine)
     if forget and machine.hostname:
         left_out.append(f"host name {machine.hostname}")
         machine = replace(machine, hostname=None)
@@ -99,10 +101,10 @@ async def bring(
     as_it_is = bool(text) or not forget
     taken = Machine(machine.name, Source(kind, path), machine.origin) if as_it_is else None
     plan = await create(machine, host, reporter, dry_run=dry_run, archive=taken, forget=forget)
-    return machine, plan, left_out
+    return machine, plan, left_out, withheld
 
 
-def _taken_over(machine: Machine, host: Host, *, trust: bool) -> tuple[Machine, list[str]]:
+def _possible(machine: Machine, host: Host) -> tuple[Machine, list[str]]:
     others = [port for other in readable_machines(host).values() for port in other.publish]
     left_out = [f"port {port}" for port in machine.publish if any(port.collides(other) for other in others)]
     ports = tuple(port for port in machine.publish if not any(port.collides(other) for other in others))
@@ -110,7 +112,12 @@ def _taken_over(machine: Machine, host: Host, *, trust: bool) -> tuple[Machine, 
     if machine.on_demand and not can_wake(machine):
         left_out.append("its start on demand")
         machine = replace(machine, on_demand=False, idle_stop=None)
-    for field in () if trust else GIVEN:
+    return machine, left_out
+
+
+def _without_given(machine: Machine) -> tuple[Machine, list[str]]:
+    left_out: list[str] = []
+    for field in GIVEN:
         value, default = getattr(machine, field), getattr(Machine, field)
         if value != default:
             what = field.rstrip("s").replace("_", " ").replace("capabilitie", "capability")

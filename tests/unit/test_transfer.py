@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from acting import REPORTER, web
+from acting import REPORTER, create, web
 from fakes import FakeHost
+from machines.cli.options import Options
+from machines.cli.verbs import transfer as verb
 from machines.declare.write import write_machine
 from machines.errors import MachctlError
 from machines.host import archives
@@ -74,10 +76,37 @@ def test_tree_is_the_archives_with_either_identity(host: FakeHost, said: Machine
 
 
 def test_another_machine_has_not_the_declared_host_name(host: FakeHost) -> None:
-    kept, _, left_out = brought(host, web(hostname="theirs"))
+    kept, _, left_out, _ = brought(host, web(hostname="theirs"))
     assert (kept.hostname, left_out) == ("theirs", [])
-    other, _, left_out = brought(host, web(hostname="theirs", publish=()), name="three", forget=True)
+    other, _, left_out, _ = brought(host, web(hostname="theirs", publish=()), name="three", forget=True)
     assert (other.hostname, left_out) == (None, ["host name theirs"])
+
+
+@pytest.mark.parametrize(
+    ("given", "trust", "said"),
+    [
+        ({}, False, ["  without port 8080:80"]),
+        ({"publish": ()}, False, []),
+        ({"autostart": True}, True, ["  without port 8080:80"]),
+        ({"autostart": True}, False, ["  without port 8080:80", "  without autostart; --trust takes it over"]),
+        (
+            {"publish": (), "autostart": True, "capabilities": ("net_raw", "sys_time")},
+            False,
+            ["  without capability net_raw, capability sys_time, autostart; --trust takes them over"],
+        ),
+    ],
+)
+def test_trust_is_named_where_it_would_change_something(
+    given: dict[str, Any], trust: bool, said: list[str], host: FakeHost, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    create(host, web())
+    monkeypatch.setattr(verb, "RealHost", lambda: host)
+    text = write_machine(web("two", **given))
+    host.archives = SimpleNamespace(kind=lambda path: "tar", declaration=lambda path, form: text)
+    context: Any = SimpleNamespace(obj=Options())
+    verb.import_(context, PATH, "two", "new", None, trust, start=False, wait=None)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "without" in line] == said
 
 
 RUNS = Payload(("/bin/serve", "80"), ("PATH=/bin", "SAID=50% off; $HOME"), "", "/srv", ("80/tcp",), "SIGINT")

@@ -76,7 +76,7 @@ def import_(
         raise InvalidValue(f"{form!r} is no format of an archive", hint="use --format tar or oci")
     host, progress = RealHost(), Progress(options)
     try:
-        machine, plan, left_out = run(
+        machine, plan, left_out, withheld = run(
             transfer.bring(
                 os.path.abspath(os.path.expanduser(file)), name, host, progress,
                 forget=identity == "new", form=form, trust=trust, dry_run=options.dry_run,
@@ -93,7 +93,9 @@ def import_(
     if not options.quiet:
         note(f"imported {machine.name} from {file}" + ("" if start else f"; start it: machctl start {machine.name}"))
         if left_out:
-            note(f"  without {', '.join(left_out)}" + "; --trust takes binds and autostart over" * (not trust))
+            note(f"  without {', '.join(left_out)}")
+        if withheld:
+            note(f"  without {', '.join(withheld)}; --trust takes {'it' if len(withheld) == 1 else 'them'} over")
         for other in transfer.same_identity(machine.name, host) if identity == "keep" else ():
             note(f"  it has the machine ID of {other}; with --identity new it would have its own")
     if start or wait:
