@@ -17,6 +17,7 @@ find etc home opt root srv usr var -xdev -not -path 'var/log/journal*' -not -pat
     -not -path 'etc/hosts' -not -path 'etc/resolv.conf' -not -path 'var/log/*' -not -path 'var/tmp/*' \
     \( -type d -printf '%p %M %U:%G\n' -o -printf '%p %M %U:%G %s %n %l\n' \) | LC_ALL=C sort
 find opt -type f -exec sha256sum {} + | LC_ALL=C sort
+find opt -printf '%p %T+\n' | LC_ALL=C sort
 """
 ODD = r"""
 mkdir -p /opt/odd
@@ -24,6 +25,7 @@ cd /opt/odd
 useradd --uid 4321 --no-create-home keeper
 umask 0
 echo words >plain; chown keeper:games plain; chmod 2640 plain
+touch -d '2200-01-01 00:00:00.320357371' plain
 ln plain hard; ln -s /nosuch dangling; cp /usr/bin/true setuid; chmod 4755 setuid; mkfifo pipe
 printf '\351\n' >"$(printf 'latin-\351')"; echo >"with
 newline"
@@ -143,12 +145,13 @@ def test_podman_runs_what_is_exported_as_an_image(podman: Host, here: Host) -> N
 def test_cp_goes_both_ways_with_the_machine_running_or_not(pool: Host) -> None:
     pool.copy("web", "--start", "--wait", "ip")
     pool.sh("mkdir -p /root/cp/sub; cd /root/cp/sub; echo words >file; ln -s file link; chmod 640 file")
+    pool.sh("touch -d '2200-01-01 00:00:00.320357371' /root/cp/sub/file")
     for state in ("running", "stopped"):
         if state == "stopped":
             pool.machctl("stop", "web")
         pool.machctl("cp", "/root/cp", f"web:/srv/{state}")
         pool.machctl("cp", f"web:/srv/{state}", f"/root/back-{state}")
-        look = "cd $1 && find . -printf '%P %M %U:%G %l\\n' | sort"
+        look = "cd $1 && find . -printf '%P %M %U:%G %l %T+\\n' | sort"
         assert pool.sh(look, f"/root/back-{state}") == pool.sh(look, "/root/cp")
         assert pool.sh(f"cat /root/back-{state}/sub/file") == "words"
     pool.machctl("start", "web", "--wait", "ip")

@@ -183,6 +183,8 @@ def test_corrupt_headers(tree: Path) -> None:
         {"size": "-1"},
         {"uid": "99999999999"},
         {"mtime": "never"},
+        {"mtime": "nan"},
+        {"mtime": "-inf"},
     ],
 )
 def test_corrupt_records(records: dict[str, str], tree: Path) -> None:

@@ -245,8 +245,8 @@ def test_archives_of_docker_save(suffix: str, tmp_path: Path) -> None:
 def test_written_and_read_again(out: str, compression: str, tmp_path: Path) -> None:
     config = OciConfig(("/e",), ("c",), ("A=b",), "u", "/w", ("80/tcp",), "SIGTERM", {"k": "v"})
     entries = [
-        Entry("", "directory", 0o755, mtime=1.0),
-        Entry("f", "file", 0o4755, mtime=5.5, xattrs={"user.x": b"\xff"}),
+        Entry("", "directory", 0o755, mtime=1_000_000_000),
+        Entry("f", "file", 0o4755, mtime=5_500_000_000, xattrs={"user.x": b"\xff"}),
     ]
 
     def write(path: Path) -> str:

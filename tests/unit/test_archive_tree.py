@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from machines.host.archive.compress import create_archive, open_archive
-from machines.host.archive.entries import below
+from machines.host.archive.entries import SECOND, Entry, below
 from machines.host.archive.tar import read_tar, write_tar
 from machines.host.archive.tree import read_tree, write_tree
 
@@ -76,7 +77,9 @@ def make_tree(root: Path) -> None:
     os.setxattr(root / "etc/shadow", "system.posix_acl_access", ACL)
     os.setxattr(root / "usr", "system.posix_acl_default", ACL)
     for path in sorted(root.rglob("*"), reverse=True):
-        os.utime(path, ns=(10**18, 10**18 + 500_000_000), follow_symlinks=False)
+        os.utime(path, ns=(10**18, 10**18 + 320_357_371), follow_symlinks=False)
+    # The year 2200, with more digits than a float has.
+    os.utime(root / "big", ns=(0, 7_258_118_400_320_357_371))
     os.utime(root / "etc", ns=(0, -5_000_000_000))
 
 
@@ -153,6 +156,38 @@ def test_archives_of_gnu_tar_both_ways(tmp_path: Path, format: str) -> None:
     options = ["--xattrs", "--xattrs-include=*", "--numeric-owner"]
     subprocess.run(["tar", *options, "-xpf", "mine.tar", "-C", "c"], cwd=tmp_path, check=True)
     assert described(tmp_path / "c") == described(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("written", "mtime"),
+    [
+        ("1767323045.320357371", 1_767_323_045_320_357_371),
+        ("1767323045.3203573719", 1_767_323_045_320_357_371),
+        ("7258118400", 7_258_118_400_000_000_000),
+        ("-1.5", -1_500_000_000),
+        ("-0.000000001", -1),
+        ("0.25", 250_000_000),
+        ("5e-05", 50_000),
+    ],
+)
+def test_times_are_exact(written: str, mtime: int) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("f")
+        info.pax_headers = {"mtime": written}
+        tar.addfile(info)
+    (entry,) = read_tar(io.BytesIO(file.getvalue()), name="x")
+    assert entry.mtime == mtime
+    again = io.BytesIO()
+    write_tar([entry], again)
+    assert [entry.mtime for entry in read_tar(io.BytesIO(again.getvalue()), name="x")] == [mtime]
+
+
+@pytest.mark.parametrize("mtime", [10**40, -(10**40)])
+def test_times_that_nothing_can_hold_are_as_near_as_can_be(mtime: int, tmp_path: Path) -> None:
+    with opened(tmp_path) as target:
+        write_tree([Entry("f", "file", uid=os.geteuid(), gid=os.getegid(), mtime=mtime)], target)
+    assert abs((tmp_path / "f").stat().st_mtime_ns) >= 2**31 * SECOND
 
 
 @needs_root

@@ -116,7 +116,7 @@ def _opened(place: Place, *, follow: bool) -> Iterator[tuple[int, Iterable[Entry
 
 def _symlink(fd: int, status: os.stat_result, shift: int) -> Entry:
     uid, gid = (id_out(status.st_uid, shift), id_out(status.st_gid, shift)) if shift else status[4:6]
-    return Entry("", "symlink", 0o777, uid, gid, status.st_mtime, target=os.readlink("", dir_fd=fd))
+    return Entry("", "symlink", 0o777, uid, gid, status.st_mtime_ns, target=os.readlink("", dir_fd=fd))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from machines.model.ids import SIZE
 NOBODY = 65534
 
 CHUNK = 1024 * 1024
+SECOND = 1_000_000_000
 
 CAPABILITY = "security.capability"
 ACL_ACCESS = "system.posix_acl_access"
@@ -44,7 +45,7 @@ class Entry(NamedTuple):
 
     ``path`` is relative, normalized and "" for the root itself; ``kind`` is file, directory, symlink, hardlink,
     character, block, fifo or socket; ``mode`` are the permission bits with setuid, setgid and sticky; ``mtime``
-    is in seconds; ``target`` is a symlink's text or the path of an earlier entry that a hardlink is one more name
+    is in nanoseconds; ``target`` is a symlink's text or the path of an earlier entry that a hardlink is one more name
     of; ``device`` is major and minor; ``content`` is what a file of a size above 0 holds.
     """
 
@@ -53,7 +54,7 @@ class Entry(NamedTuple):
     mode: int = 0o644
     uid: int = 0
     gid: int = 0
-    mtime: float = 0.0
+    mtime: int = 0
     size: int = 0
     target: str = ""
     device: tuple[int, int] = (0, 0)

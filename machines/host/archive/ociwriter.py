@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from machines.errors import Conflict, InvalidValue, MachctlError
 from machines.host.archive.architecture import architecture as host_architecture
 from machines.host.archive.compress import Compression, create_archive
-from machines.host.archive.entries import Entry
+from machines.host.archive.entries import SECOND, Entry
 from machines.host.archive.fetch import sha256_of
 from machines.host.archive.image import OciConfig
 from machines.host.archive.tarwriter import write_tar
@@ -96,7 +96,7 @@ def _write_layout(
 
     blobs = f"{layout}/blobs/sha256"
     unpacked = hashlib.sha256()
-    newest = 0.0
+    newest = 0
 
     def seen() -> Iterable[Entry]:
         nonlocal newest
@@ -115,7 +115,7 @@ def _write_layout(
     os.chmod(f"{blobs}/layer", 0o644)
     os.rename(f"{blobs}/layer", f"{blobs}/{digest}")
     # The same tree gives the same image, whenever it is written.
-    created = _rfc3339(newest)
+    created = _rfc3339(newest // SECOND)
     image = {
         "created": created,
         "architecture": architecture,
@@ -181,7 +181,7 @@ def _pack(layout: str, out: str) -> None:
     fd = os.open(layout, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with create_archive(out, compression="none") as stream:
-            write_tar((entry._replace(uid=0, gid=0, mtime=0.0) for entry in read_tree(fd)), stream)
+            write_tar((entry._replace(uid=0, gid=0, mtime=0) for entry in read_tree(fd)), stream)
     finally:
         os.close(fd)
 

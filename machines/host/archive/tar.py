@@ -7,11 +7,12 @@ the archive ends too early. The formats: pax(1), and "Basic Tar Format" and "Sto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NoReturn
 
 from machines.errors import MachctlError
-from machines.host.archive.entries import CHUNK, Content, Entry, clean_path, is_kept, refused, shown
+from machines.host.archive.entries import CHUNK, SECOND, Content, Entry, clean_path, is_kept, refused, shown
 from machines.host.archive.tarwriter import BLOCK, XATTR, write_tar
 
 __all__ = ["read_tar", "write_tar"]
@@ -25,6 +26,7 @@ _KINDS = {
 }  # fmt: skip
 _NOT_TREE = {b"V", b"M", b"N"}
 _ID_MAX = 2**32 - 2
+_TIME = re.compile(rb"(-)?([0-9]{1,20})(?:\.([0-9]*))?")
 
 
 def read_tar(stream: BinaryIO, *, name: str, trailer: bool = True, layer: bool = False) -> Iterator[Entry]:
@@ -116,7 +118,7 @@ class _Reader:
     ) -> Entry | None:
         path = _text(long_name if long_name is not None else self._name(header))
         target = _text(long_target if long_target is not None else _until_nul(header[157:257]))
-        mtime: float = self._number(header, 136, 12)
+        mtime = self._number(header, 136, 12) * SECOND
         uid, gid = self._number(header, 108, 8), self._number(header, 116, 8)
         real = size
         xattrs: dict[str, bytes] = {}
@@ -193,10 +195,19 @@ class _Reader:
             self._corrupt(f"{key} is no number")
         return int(text)
 
-    def _time(self, records: Mapping[str, bytes], default: float) -> float:
+    def _time(self, records: Mapping[str, bytes], default: int) -> int:
+        """Give a time in nanoseconds, of which a float holds too few digits."""
+        text = records.get("mtime")
+        if text is None:
+            return default
+        if found := _TIME.fullmatch(text):
+            sign, whole, part = found.groups(b"")
+            nanoseconds = int(whole) * SECOND + int(part[:9].ljust(9, b"0"))
+            return -nanoseconds if sign else nanoseconds
         try:
-            return float(records["mtime"]) if "mtime" in records else default
-        except ValueError:
+            # Python's tarfile has them as its floats are printed, such as 5e-05.
+            return round(float(text) * SECOND)
+        except (ValueError, OverflowError):
             self._corrupt("mtime is no number")
 
     def _extended(self, size: int) -> bytes:

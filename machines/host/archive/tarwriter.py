@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 from machines.errors import MachctlError
-from machines.host.archive.entries import CHUNK, Content, Counts, Entry, shown
+from machines.host.archive.entries import CHUNK, SECOND, Content, Counts, Entry, shown
 from machines.host.interfaces import Progress
 
 BLOCK = 512
@@ -128,15 +128,16 @@ def _headers(entry: Entry, kind: bytes, *, stored: int, sparse: bool) -> bytes:
         records["path"] = path
     if len(target) > 100 or not target.isascii():
         records["linkpath"] = target
-    uid, gid, size, seconds = entry.uid, entry.gid, stored, int(entry.mtime // 1)
+    uid, gid, size, (seconds, rest) = entry.uid, entry.gid, stored, divmod(entry.mtime, SECOND)
     if uid >= _OCTAL_7:
         records["uid"], uid = str(uid).encode(), 0
     if gid >= _OCTAL_7:
         records["gid"], gid = str(gid).encode(), 0
     if size >= _OCTAL_11:
         records["size"], size = str(size).encode(), 0
-    if seconds != entry.mtime or not 0 <= seconds < _OCTAL_11:
-        records["mtime"] = f"{entry.mtime:.7f}".rstrip("0").rstrip(".").encode()
+    if rest or not 0 <= seconds < _OCTAL_11:
+        whole, part = divmod(abs(entry.mtime), SECOND)
+        records["mtime"] = f"{'-' * (entry.mtime < 0)}{whole}.{part:09}".rstrip("0").rstrip(".").encode()
         seconds = min(max(seconds, 0), _OCTAL_11 - 1)
     records |= {XATTR + key: value for key, value in entry.xattrs.items()}
     head = b""

@@ -210,7 +210,7 @@ def _entry(
     if shift:
         uid, gid = id_out(uid, shift), id_out(gid, shift)
     mode = status.st_mode & 0o7777
-    return Entry(path, kind, mode, uid, gid, status.st_mtime, size, target, device, xattrs or {}, content)
+    return Entry(path, kind, mode, uid, gid, status.st_mtime_ns, size, target, device, xattrs or {}, content)
 
 
 def _file(path: str, fd: int, status: os.stat_result, shift: int) -> Entry:

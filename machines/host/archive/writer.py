@@ -15,6 +15,7 @@ from machines.host import removal
 from machines.host.archive.entries import (
     ACL_DEFAULT,
     CHUNK,
+    SECOND,
     Content,
     Counts,
     Entry,
@@ -32,6 +33,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Directories that are held open, as the next entry is nearly always in one of them.
 _OPEN_MAX = 64
 _REPORT_ENTRIES, _REPORT_BYTES = 500, 8 * CHUNK
+_TIME_MAX = (2**63 - 1) * SECOND
 _DEVICES = {"character": stat.S_IFCHR, "block": stat.S_IFBLK}
 # copy_file_range(2): the two file systems, or an older kernel, cannot do it.
 _NOT_BY_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ETXTBSY}
@@ -71,7 +73,7 @@ class TreeWriter:
         # Set instead of forget(), as the directory that is worked in must outlive it.
         self._stale = False
         self._open: dict[str, int] = {}
-        self._finish: dict[str, tuple[float, bytes | None]] = {}
+        self._finish: dict[str, tuple[int, bytes | None]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -379,10 +381,7 @@ class TreeWriter:
         return MachctlError(f"{what}: {error.strerror}")
 
 
-def _nanoseconds(mtime: float) -> tuple[int, int]:
-    try:
-        # The kernel keeps what a file system cannot hold at its limits (utimensat(2)); int64 is all it can be told.
-        time = max(-(2**62), min(2**62, round(mtime * 1_000_000_000)))
-    except (OverflowError, ValueError):
-        time = 0
+def _nanoseconds(mtime: int) -> tuple[int, int]:
+    # The kernel keeps what a file system cannot hold at its limits (utimensat(2)); seconds in int64 are all it is told.
+    time = max(-_TIME_MAX, min(_TIME_MAX, mtime))
     return time, time
