@@ -73,6 +73,7 @@ class Host:
     ``secrets`` are the files of secrets that are there, ``nspawn`` is what systemd-nspawn@.service runs where somebody
     has to know. ``declared_in`` is the one file that is taken in the place of the declarations of the host, if one is.
 
+    ``active`` are the units that are active or about to be, ``up`` those of machines that have started.
     ``systemd`` is the version where something depends on it, else 0. ``routes`` and ``routes6`` are the subnets it has
     routes to, and the links these leave by; ``guest_hosts`` the hosts(5) files of machines, where names are kept in
     those; ``local_dns`` is the name server of its own that it asks on 127.0.0.0/8, "" where it asks others.
@@ -93,6 +94,7 @@ class Host:
     running: Mapping[str, str] = field(default_factory=dict)
     enabled: Mapping[str, bool] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
+    up: frozenset[str] = frozenset()
     files: Mapping[str, str] = field(default_factory=dict)
     declared_in: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict)

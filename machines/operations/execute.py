@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -228,6 +229,8 @@ def _reload_network_manager(host: Host, reporter: Reporter) -> None:
 def _set_link(step: steps.SetLink, host: Host) -> None:
     master = ["master", step.master] if step.master else []
     host.tools.run(["ip", "link", "set", "dev", step.link, *master, "up"])
+    for command in step.port:
+        host.tools.run(shlex.split(command.removeprefix("-")), check=not command.startswith("-"))
     for address in step.addresses:
         # A second time the kernel is not to look whether another host has it.
         host.tools.run(["ip", "address", "replace", address, "dev", step.link, *(["nodad"] if ":" in address else [])])

@@ -84,6 +84,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
     patterns += ["machctl-*", "systemd-nspawn@*", "var-lib-mach*.mount"]
     states = host.units.states(patterns) if booted else {}
     active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
+    up = frozenset(unit for unit, state in states.items() if unit.startswith("systemd-nspawn@") and state == "active")
     sources = [bind.source for machine in machines for bind in machine.binds]
     there = [path for path in sources if os.path.exists(path)]
     devices = _devices(host, machines)
@@ -112,6 +113,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         running=running,
         enabled=host.facts.enabled_machines(),
         active=active,
+        up=up,
         files=files,
         secrets=_secrets(host, machines),
         nspawn=_nspawn(host) if any(machine.secrets for machine in machines) else "",

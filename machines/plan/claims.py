@@ -69,7 +69,8 @@ def with_bridges(host: Host, plan: Plan) -> Host:
             active.add(step.unit)
             network = units.get(step.unit)
             if network and network.kind == "bridge":
-                links[network.bridge] = Link(network.bridge, "bridge", mtu=network.mtu)
+                ports = links[network.bridge].ports if network.bridge in links else ()
+                links[network.bridge] = Link(network.bridge, "bridge", ports, mtu=network.mtu)
                 routes[network.subnet] = network.bridge
                 routes6 |= {network.subnet6: network.bridge} if network.subnet6 else {}
     return replace(host, files=files, active=frozenset(active), links=links, routes=routes, routes6=routes6)

@@ -8,15 +8,18 @@ from collections.abc import Collection
 from machines.model.frozen import replace
 from machines.model.link import inner_names
 from machines.model.machine import Machine
-from machines.model.names import IFNAMSIZ, bridge_unit, extra_link, link_network
-from machines.model.observed import Host, Record
+from machines.model.names import IFNAMSIZ, bridge_unit, extra_link, link_network, machine_unit
+from machines.model.observed import Host, Link, Record
 from machines.plan import steps
 from machines.plan.place import place
 from machines.plan.steps import Plan
-from machines.render.links import Wire, inner_commands, outer_commands, wires
+from machines.render.links import Wire, hairpin_end, inner_commands, outer_commands, port_commands, wires
 from machines.render.placement import Placement
 
 _INTERFACE = "interface:"
+
+# What nspawn leaves of a machine's name in a name for a link that is too long (shorten_ifname of systemd).
+CUT = 8
 
 
 def link_targets(machine: Machine) -> dict[str, str]:
@@ -30,7 +33,8 @@ def link_targets(machine: Machine) -> dict[str, str]:
 def plan_links(machine: Machine, host: Host, placement: Placement) -> Plan:
     """Give the steps that take away what is no longer declared of a running machine's links, and make what is.
 
-    Only what machctl has given it goes: a machine's root may make links of its own.
+    What was taken off its bridge is put back. Only what machctl has given it goes: a machine's root may make links of
+    its own.
     """
     have, own = host.inner_links.get(machine.name), host.records.get(machine.name)
     if have is None or machine.name not in host.running or machine.network == "host" or own is None:
@@ -42,11 +46,61 @@ def plan_links(machine: Machine, host: Host, placement: Placement) -> Plan:
         reason = "it is no longer declared" if inner not in wanted else f"it led to {target}"
         parent = target.removeprefix(_INTERFACE) if target.startswith(_INTERFACE) else ""
         plan.append(steps.DetachLink(reason=reason, machine=machine.name, link=inner, parent=parent))
-    for wire in wires(machine, placement):
+    found = wires(machine, placement)
+    for wire in found:
         # What nspawn cut to the length that the kernel takes is there under another name.
         if len(wire.inner) <= IFNAMSIZ and (wire.inner not in have or wire.inner in gone):
             plan.append(_attach(machine.name, wire))
+    return plan + _joins(found, gone, machine.name, host)
+
+
+def _joins(found: list[Wire], gone: Collection[str], machine: str, host: Host) -> Plan:
+    """Give the steps that put the host's ends of a running machine's links back on the bridges they were taken off.
+
+    Not of those that are ``gone``, which are made anew. nspawn and the machine's unit put them there as it starts:
+    until that has been done nobody else is to.
+    """
+    unit = machine_unit(machine)
+    if host.running[machine] != unit or unit not in host.up:
+        return []
+    plan: Plan = []
+    for wire in (wire for wire in found if wire.inner not in gone):
+        outer = _end(wire, machine, host)
+        # What is not there yet of machctl's own is made before.
+        bridge = host.links.get(wire.bridge)
+        if bridge is None and wire.network and wire.network.kind == "bridge":
+            bridge = Link(wire.bridge, "bridge")
+        if bridge and bridge.kind == "bridge" and outer in host.links and outer not in bridge.ports:
+            plan.append(join_bridge(wire, outer, machine, found))
     return plan
+
+
+def join_bridge(wire: Wire, outer: str, machine: str, found: list[Wire]) -> steps.SetLink:
+    """Give the step that puts ``outer``, the host's end of a link among those ``found``, back on its bridge."""
+    hairpin = wire.outer == hairpin_end(found)
+    return steps.SetLink(
+        reason="it is not in its bridge",
+        machine=machine,
+        link=outer,
+        master=wire.bridge,
+        port=port_commands(wire, outer, hairpin=hairpin),
+    )
+
+
+def _end(wire: Wire, name: str, host: Host) -> str:
+    """Give what the host's end of a link is called, "" where that is not known: nspawn cuts what is too long.
+
+    It has a hash in its place then, by which only one machine of those named alike could be told.
+    """
+    if len(wire.outer) <= IFNAMSIZ:
+        return wire.outer
+    if extra_link(name, wire.number) in host.links:
+        # It was attached while the machine ran.
+        return extra_link(name, wire.number)
+    if [other for other in host.running if other[:CUT] == name[:CUT]] != [name]:
+        return ""
+    ends = [link for link in host.links if link[: CUT + 3] == wire.outer[: CUT + 3] and len(link) == IFNAMSIZ]
+    return ends[0] if len(ends) == 1 else ""
 
 
 def lost_ends(machine: Machine, plan: Plan, host: Host) -> list[str]:

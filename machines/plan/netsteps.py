@@ -66,13 +66,19 @@ class LoadNat(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class SetLink(Step):
-    """Set a link of the host up, into bridge ``master``, with ``addresses`` ("10.64.3.1/24") beside those it has."""
+    """Set a link of the host up, into bridge ``master``, with ``addresses`` ("10.64.3.1/24") beside those it has.
+
+    ``port`` are commands that make it again what it was as a port of that bridge: the kernel forgets that with it.
+    """
 
     link: str
     master: str = ""
     addresses: tuple[str, ...] = ()
+    port: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.master and not self.addresses:
+            return f"put {self.link} back on {self.master}"
         what = [f"address {address}" for address in self.addresses]
         what += [f"bridge {self.master}"] if self.master else []
         return f"set link {self.link} up" + (f" with {', '.join(what)}" if what else "")

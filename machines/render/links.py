@@ -163,10 +163,7 @@ def outer_commands(wire: Wire) -> list[str]:
         commands.append(f"ip link set {wire.bridge} type bridge vlan_filtering 1")
     if wire.bridge and not wire.primary:
         commands.append(_join(wire))
-    if wire.link.vlan is not None:
-        commands.append(f"bridge vlan add dev {wire.outer} vid {wire.link.vlan} pvid untagged")
-        if wire.link.vlan != 1:
-            commands.append(f"bridge vlan del dev {wire.outer} vid 1")
+    commands += _vlan(wire, wire.outer)
     if wire.network and wire.mtu:
         commands.append(f"ip link set {wire.outer} mtu {wire.mtu}")
     if wire.network and wire.network.kind in {"veth", "zone"}:
@@ -182,6 +179,28 @@ def outer_commands(wire: Wire) -> list[str]:
         open_ = "! nft list chain inet machctl guard >/dev/null"
         commands.append(f"-/bin/sh -c 'test ! -e {sysctl} || {open_} || /usr/lib/systemd/systemd-sysctl {sysctl}'")
     return commands
+
+
+def hairpin_end(found: list[Wire]) -> str:
+    """Give the host's end of the link that published ports lead to, where it is a port of a bridge; "" for none."""
+    target = next((wire for wire in found if wire.network and wire.link.vlan is None), None)
+    return target.outer if target and target.bridge else ""
+
+
+def port_commands(wire: Wire, outer: str, *, hairpin: bool) -> tuple[str, ...]:
+    """Give what makes ``outer``, the host's end of a link, again what it was as a port of the bridge it is back in."""
+    commands = _vlan(wire, outer)
+    if hairpin:
+        # As its drop-in does it at the start.
+        commands.append(f"-ip link set {outer} type bridge_slave hairpin on")
+    return tuple(commands)
+
+
+def _vlan(wire: Wire, outer: str) -> list[str]:
+    if wire.link.vlan is None:
+        return []
+    commands = [f"bridge vlan add dev {outer} vid {wire.link.vlan} pvid untagged"]
+    return commands if wire.link.vlan == 1 else [*commands, f"bridge vlan del dev {outer} vid 1"]
 
 
 def inner_commands(wire: Wire) -> list[str]:

@@ -8,7 +8,15 @@ from machines.model.machine import Bind, Machine
 from machines.model.names import bridge_unit, link_network, machine_unit, mount_unit
 from machines.render import paths
 from machines.render.environment import escape_setting, quote_word, render
-from machines.render.links import Wire, early_command, inner_commands, network_settings, outer_commands, wires
+from machines.render.links import (
+    Wire,
+    early_command,
+    hairpin_end,
+    inner_commands,
+    network_settings,
+    outer_commands,
+    wires,
+)
 from machines.render.placement import Placement
 from machines.render.ports import nspawn_ports, port_files, used_unit
 
@@ -25,7 +33,6 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
     """Give every file on the host that belongs to ``machine`` alone."""
     header = paths.machine_header(machine.name, machine.origin)
     found = wires(machine, placement)
-    target = next((wire for wire in found if wire.network and wire.link.vlan is None), None)
     files = port_files(machine, placement, header=header)
     guest = _guest(machine, placement, found, header)
     files |= guest
@@ -70,7 +77,7 @@ def render_machine(machine: Machine, placement: Placement) -> dict[str, str]:
         memory=machine.memory,
         cpu_quota=f"{machine.cpus * 100:.0f}" if machine.cpus else "",
         setting_lines=settings[2],
-        hairpin=target.outer if target and target.bridge else "",
+        hairpin=hairpin_end(found),
         used=used_unit(machine),
         link_journal=link_journal,
         tree=paths.tree(machine.name),

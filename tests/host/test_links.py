@@ -134,6 +134,28 @@ def test_links_come_and_go_while_it_runs(linked: Host) -> None:
     linked.machctl("rm", "--force", "links")
 
 
+def test_links_that_were_taken_off_their_bridges_are_put_back(linked: Host) -> None:
+    linked.machctl("rm", "--force", "links", status=None)
+    linked.machctl("create", "debian", "links", "--bridge", "br0", "--bridge", "lbr2", "--start", "--wait", "ip")
+    unit = linked.sh("systemctl show systemd-nspawn@links --property=MainPID")
+    there = links(linked, "links")
+    ends = linked.sh("ls /sys/class/net/br0/brif /sys/class/net/lbr2/brif")
+    hairpin = "bridge -d link show dev vb-links | grep -o 'hairpin [a-z]*'"
+    kept = linked.sh(hairpin)
+    for end in (end for end in ends.split() if end.startswith("vb") and end.endswith("-links")):
+        linked.sh(f"ip link set {end} nomaster")
+    planned = linked.machctl("plan").stdout
+    assert "put vb-links back on br0" in planned
+    assert "back on lbr2" in planned
+    linked.machctl("apply")
+    assert linked.machctl("plan", "--detailed-exitcode").status == 0
+    assert linked.sh("ls /sys/class/net/br0/brif /sys/class/net/lbr2/brif") == ends
+    assert linked.sh(hairpin) == kept
+    assert linked.sh("systemctl show systemd-nspawn@links --property=MainPID") == unit
+    assert answers(linked, there["host0"]["addresses"][0], "host")
+    linked.machctl("rm", "--force", "links")
+
+
 def test_a_link_that_comes_after_the_first_went_has_a_name_of_its_own(linked: Host) -> None:
     linked.machctl("rm", "--force", "links", status=None)
     linked.machctl("create", "debian", "links", "--bridge", "br0", "--bridge", "lbr2", "--start", "--wait", "ip")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from machines.model.names import bridge_unit
 from machines.operations.doctor.finding import Finding
 from machines.plan import steps
+from machines.plan.links import join_bridge
 
 if TYPE_CHECKING:
     from machines.model.network import Network
@@ -78,7 +79,7 @@ def look_at_bridge(wire: Wire, look: Look) -> Finding:
             "bad",
             f"{other.name} is not in bridge {bridge}, {where}",
             f"ip link set {other.name} master {bridge}",
-            (steps.SetLink(reason="it is not in its bridge", machine=look.name, link=other.name, master=bridge),),
+            (join_bridge(wire, other.name, look.name, look.wires),),
         )
     return _device(bridge, "bridge", wanted, look)
 
