@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -222,9 +222,9 @@ class Units:
             "restarts": details.restarts,
         }
 
-    def set_limits(self, unit: str, limits: Limits) -> None:
+    def set_limits(self, unit: str, limits: Limits, left: Collection[str] = ()) -> None:
         """Give a running unit other limits."""
-        self._manager.set_limits(unit, limits)
+        self._manager.set_limits(unit, limits, left)
 
     def changed(self, units: Mapping[str, str]) -> frozenset[str]:
         """Give the units whose files systemd has not read as they are."""

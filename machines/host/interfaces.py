@@ -274,8 +274,8 @@ class Units(Protocol):
     def usage(self, unit: str) -> dict[str, object]:
         """Give what a unit uses: since (ISO 8601), memory, memory_max (bytes), cpu_seconds, tasks, result, restarts."""
 
-    def set_limits(self, unit: str, limits: Limits) -> None:
-        """Give a running unit other limits, until its files are read again and say the same."""
+    def set_limits(self, unit: str, limits: Limits, left: Collection[str] = ()) -> None:
+        """Give a running unit other limits but for those ``left``, until its files are read again and say the same."""
 
     def changed(self, units: Mapping[str, str]) -> frozenset[str]:
         """Give those units whose files have changed since systemd read them, which is kept in their files."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from machines.model.frozen import NamedTuple
 
@@ -21,6 +21,10 @@ PROPERTIES = {
     "cpu_weight": "CPUWeight", "io_weight": "IOWeight", "tasks": "TasksMax",
 }  # fmt: skip
 """What systemd calls them in unit files (systemd.resource-control(5))."""
+
+NAMES = {key: name for name, key in PROPERTIES.items()}
+
+_SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 _WORDS = {
     "memory": "{} bytes of memory", "memory_high": "{} bytes before it is slowed down", "swap": "{} bytes of swap",
@@ -60,6 +64,11 @@ class Limits(NamedTuple):
         """Name the limits of which the kernel says something else; it says nothing where nobody has set one."""
         return tuple(name for name, value in self.kept().items() if name in have and have[name] != value)
 
+    def contradicted(self, name: str, text: str) -> bool:
+        """Tell whether a unit file with ``text`` for a limit that is declared says something else."""
+        value = _parse(name, text)
+        return value is None or Limits(**{name: value}).kept()[name] != self.kept()[name]
+
     def __str__(self) -> str:
         values = self._asdict()
         said = [words.format(values[name]) for name, words in _WORDS.items() if values[name] is not None]
@@ -69,3 +78,13 @@ class Limits(NamedTuple):
             if values[name] is None
         ]
         return " and ".join([*said, *nothing])
+
+
+def _parse(name: str, text: str) -> Any:
+    """Read the number of a limit as unit files have it (systemd.resource-control(5)); None for any other word."""
+    scale = _SIZES.get(text[-1:], 1) if name in {"memory", "memory_high", "swap"} else 1
+    digits = text.removesuffix("%") if name == "cpus" else text[:-1] if scale > 1 else text
+    try:
+        return float(digits) / 100 if name == "cpus" else int(digits) * scale
+    except ValueError:
+        return None

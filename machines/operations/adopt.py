@@ -213,7 +213,8 @@ def _variables(directory: str, host: Host) -> dict[str, str]:
 def _with_dropins(name: str, observed: Observed, host: Host) -> Observed:
     """The host with the drop-ins of others, which no other plan looks at."""
     patterns = [f"{directory}/systemd-nspawn@{name}.service.d/*.conf" for directory in _DROPINS]
-    return replace(observed, files={**observed.files, **host.files.read_files(patterns)})
+    others = {path: text for path, text in observed.files.items() if not path.startswith(paths.CONTROL_DIRECTORIES)}
+    return replace(observed, files={**others, **host.files.read_files(patterns)})
 
 
 def _read(

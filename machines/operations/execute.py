@@ -138,7 +138,7 @@ def _do_at_once(step: Step, host: Host) -> None:
             host.units.run_jobs("start", [step.timer])
             host.units.dispatch("start", step.unit)
         case steps.SetLimits():
-            host.units.set_limits(machine_unit(step.machine), step.limits)
+            host.units.set_limits(machine_unit(step.machine), step.limits, step.left)
         case steps.EnableUnit():
             # systemd 252's machinectl enable forgets the target, without which nothing pulls the machine in.
             host.units.enable(

@@ -30,6 +30,7 @@ _PATTERNS = (
     f"{paths.LOCALNET_DIRECTORY}/*.conf",
     f"{paths.NETWORK_MANAGER_DIRECTORY}/70-machctl-*.conf",
     f"{paths.UNIT_DIRECTORY}/systemd-nspawn@*.service.d/50-machctl.conf",
+    *(f"{directory}/systemd-nspawn@*.service.d/*.conf" for directory in paths.CONTROL_DIRECTORIES),
     f"{paths.UNIT_DIRECTORY}/var-lib-mach*.mount",
     f"{paths.NETWORK_DIRECTORY}/70-machctl-*",
     f"{paths.NAT_DIRECTORY}/*.nft",

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from machines.declare.write import declared_values
 from machines.errors import Conflict
 from machines.model.base import Base, Payload
 from machines.model.frozen import dataclass
-from machines.model.limits import PROPERTIES, Limits
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
 from machines.model.observed import Host, Record
@@ -17,6 +14,7 @@ from machines.model.snapshot import Origin
 from machines.plan import steps
 from machines.plan.claims import with_claims
 from machines.plan.firewalld import FIREWALLD, plan_opened
+from machines.plan.limits import plan_limits
 from machines.plan.links import link_parents, link_targets, plan_links, stop_waiting
 from machines.plan.names import plan_names
 from machines.plan.networks import ask_here, drop_stale, load_nat, network_files, settle
@@ -224,7 +222,7 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
         plan.append(steps.ReloadUnits(reason="unit files changed", machine=machine.name))
     elif machine.name in host.stale_units:
         plan.append(steps.ReloadUnits(reason="systemd has not read its unit files yet", machine=machine.name))
-    plan += _limits(wanted, machine, host)
+    plan += plan_limits(wanted, machine, host)
     plan += settle(placement.networks.values(), changed, host, machine=machine.name)
     # None of its own files there differ from what is wanted, or the first is true.
     loaded = not placement.networks or host.nat is None or nat_loaded(host)
@@ -242,28 +240,6 @@ def _settle(changes: Plan, wanted: dict[str, str], machine: Machine, host: Host,
         left = {path: text for path, text in host.files.items() if path not in removed}
         plan += plan_opened(host, {**left, **wanted}, machine=machine.name)
     return plan
-
-
-def _limits(wanted: dict[str, str], machine: Machine, host: Host) -> Plan:
-    """Limits of a running machine: reading its files again, systemd leaves the cgroup as it is."""
-    if machine.name not in host.running:
-        return []
-    limits = Limits.of(machine)
-    have = host.limits.get(machine.name, {})
-    reason = "the kernel has other limits" if limits.differing(have) else ""
-    if not reason:
-        # Of what the kernel does not keep, or not where it can be read, there is only the file to go by.
-        path = paths.dropin_file(machine.name)
-        old, new = host.files.get(path, ""), wanted[path]
-        changed = old != new and limit_lines(old, have) != limit_lines(new, have)
-        reason = "its limits changed" if changed else ""
-    return [steps.SetLimits(reason=reason, machine=machine.name, limits=limits)] if reason else []
-
-
-def limit_lines(text: str, known: Container[str] = ()) -> list[str]:
-    """Give the lines of a drop-in that say limits, but for those that are ``known`` by other ways."""
-    keys = tuple(f"{key}=" for name, key in PROPERTIES.items() if name not in known)
-    return [line for line in text.splitlines() if keys and line.startswith(keys)]
 
 
 def _autostart(machine: Machine, host: Host) -> Plan:

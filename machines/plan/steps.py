@@ -324,9 +324,13 @@ class StartUnit(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class SetLimits(Step):
-    """Give a running machine its limits at once (org.freedesktop.systemd1.Manager.SetUnitProperties)."""
+    """Give a running machine its limits at once (org.freedesktop.systemd1.Manager.SetUnitProperties).
+
+    Of those that are ``left`` nothing is declared, and somebody else has set them.
+    """
 
     limits: Limits
+    left: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"let {self.machine} have {self.limits}"

@@ -11,6 +11,8 @@ from machines.model.names import mount_unit
 
 NSPAWN_DIRECTORY = "/etc/systemd/nspawn"
 UNIT_DIRECTORY = "/etc/systemd/system"
+# Where systemctl set-property keeps what it is told, and what the next boot forgets of it.
+CONTROL_DIRECTORIES = ("/etc/systemd/system.control", "/run/systemd/system.control")
 NETWORK_DIRECTORY = "/etc/systemd/network"
 STATE_DIRECTORY = "/var/lib/machctl"
 NAT_DIRECTORY = f"{STATE_DIRECTORY}/nat"

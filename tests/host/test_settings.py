@@ -53,6 +53,13 @@ def test_settings_hold_in_a_machine(held: Host) -> None:
     assert held.machine("held")["leader"] == before
     shown = held.sh(f"systemctl show {unit} --property=TasksMax,CPUWeight,Restart")
     assert set(shown.split()) == {"TasksMax=400", "CPUWeight=[not", "set]", "Restart=always"}
+    held.sh(f"systemctl set-property {unit} TasksMax=77; systemctl set-property --runtime {unit} IOWeight=60")
+    assert "tasks: 77 -> 400" in held.machctl("plan", "held").stdout
+    held.machctl("apply", "held")
+    shown = held.sh(f"systemctl show {unit} --property=TasksMax,IOWeight")
+    assert set(shown.split()) == {"TasksMax=400", "IOWeight=60"}
+    assert held.machctl("plan", "held", "--detailed-exitcode").status == 0
+    held.sh(f"systemctl set-property --runtime {unit} IOWeight=")
     held.run("kill", "-KILL", str(before))
     again = until(lambda: held.machine("held"), lambda found: found["leader"] not in {None, before})
     assert again["restarts"] == 1

@@ -45,7 +45,7 @@ def hand(host: FakeHost) -> FakeHost:
     host.files.texts |= TEXTS
     host.loaded.add(UNIT)
     host.running = lambda: {"hand": UNIT}  # type: ignore[method-assign]
-    host.units.set_limits = lambda unit, limits: host.call(f"limit {unit}")
+    host.units.set_limits = lambda unit, limits, left: host.call(f"limit {unit}")
     host.facts.enabled_machines = lambda: {"hand": True}
     return host
 

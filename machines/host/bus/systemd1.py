@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 from machines.errors import Canceled, CommandFailed, MachctlError, NotFound, TimedOut
@@ -218,8 +218,10 @@ class SystemdManager:
         items = list(properties.items())
         self._call(f"change {', '.join(properties)} of {unit}", "SetUnitProperties", "sba(sv)", unit, runtime, items)
 
-    def set_limits(self, unit: str, limits: Limits) -> None:
+    def set_limits(self, unit: str, limits: Limits, left: Collection[str] = ()) -> None:
         """Set what a running unit may use at most; None is no limit, and of weights and tasks what all have.
+
+        What is ``left`` stays as it is.
 
         systemd writes a drop-in below /run as well, which would hide the unit's own from then on: it is removed, and
         the unit's files, which have to say the same, are read again.
@@ -228,9 +230,10 @@ class SystemdManager:
         if limits.cpus is not None:
             said["cpus"] = round(limits.cpus * 1_000_000)
         names = {**PROPERTIES, "cpus": "CPUQuotaPerSecUSec"}
-        values = {names[name]: ("t", _UNKNOWN if value is None else value) for name, value in said.items()}
+        chosen = [name for name in said if name not in left]
+        values = {names[name]: ("t", _UNKNOWN if said[name] is None else said[name]) for name in chosen}
         self.set_properties(unit, values, runtime=True)
-        for name in {*PROPERTIES.values(), *names.values()}:
+        for name in {known[each] for known in (PROPERTIES, names) for each in chosen}:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"/run/systemd/system.control/{unit}.d/50-{name}.conf")
         self.reload()
