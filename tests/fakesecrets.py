@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from machines.model.secret import PLAIN_DIRECTORY, SEALED_DIRECTORY
 
 
 class FakeSecrets:
-    """machines.host.interfaces.Secrets; ``why`` is why nothing is sealed, ``there`` the files that are there."""
+    """machines.host.interfaces.Secrets; ``why`` is why nothing is sealed, ``there`` the files that are there.
+
+    ``newer`` are the credentials that were changed since all that runs was started.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.there: set[str] = set()
+        self.newer: set[str] = set()
         self.why = ""
         self.plain = False
 
@@ -26,6 +32,10 @@ class FakeSecrets:
 
     def is_file(self, path: str) -> bool:
         return path in self.there
+
+    def changed(self, given: Mapping[str, Mapping[str, str]]) -> dict[str, frozenset[str]]:
+        found = {unit: frozenset(name for name in each if name in self.newer) for unit, each in given.items()}
+        return {unit: names for unit, names in found.items() if names}
 
     def remove(self, name: str) -> None:
         self.there.discard(self._path(name))

@@ -7,7 +7,9 @@ a command.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
 
 from machines.errors import Conflict, MachctlError, NotPermitted
 from machines.host import files
@@ -15,6 +17,7 @@ from machines.host.run import pipe, which
 from machines.model.secret import PLAIN_DIRECTORY, SEALED_DIRECTORY, SIZE_MAX
 
 _CREDS = "systemd-creds"
+_GIVEN_DIRECTORY = "/run/credentials"
 
 
 def seal(name: str, content: bytes, *, plain: bool = False) -> str:
@@ -62,6 +65,49 @@ def stored() -> dict[str, str]:
 def is_file(path: str) -> bool:
     """Tell whether there is a file to read a secret from: systemd would take a directory for many."""
     return os.path.isfile(path)
+
+
+def changed(given: Mapping[str, Mapping[str, str]]) -> dict[str, frozenset[str]]:
+    """Tell which credentials of units that run are others by now: ``given`` is unit to name to the file it is read of.
+
+    What a unit was given lies where only root reads, as long as it runs (systemd.exec(5), LoadCredential=). Of a sealed
+    one it is enough to know that it is older, but for one that was only touched since.
+    """
+    opened: dict[str, bytes | None] = {}
+    found: dict[str, frozenset[str]] = {}
+    for unit, each in given.items():
+        names = frozenset(name for name, path in each.items() if _differs(unit, name, path, opened))
+        found |= {unit: names} if names else {}
+    return found
+
+
+def _differs(unit: str, name: str, path: str, opened: dict[str, bytes | None]) -> bool:
+    loaded = f"{_GIVEN_DIRECTORY}/{unit}/{name}"
+    try:
+        have, kept = os.stat(loaded), os.stat(path)
+        sealed = os.path.dirname(path) == SEALED_DIRECTORY
+        if sealed and kept.st_ctime_ns <= have.st_mtime_ns:
+            return False
+        if path not in opened:
+            opened[path] = _opened(path) if sealed else _content(path)
+        content = opened[path]
+        # One that cannot be opened now, as it was sealed elsewhere, the machine would not be given either.
+        return content is not None and content != _content(loaded)
+    except OSError:
+        # It has not got it, or whoever asks may not see it.
+        return False
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(SIZE_MAX + 1)
+
+
+def _opened(path: str) -> bytes | None:
+    command = [_CREDS, f"--name={os.path.basename(path)}", "decrypt", "-", "-"]
+    with contextlib.suppress(MachctlError), open(path, "rb") as file, pipe(command, source=file.fileno()) as stream:
+        return stream.read()
+    return None
 
 
 def remove(name: str) -> None:

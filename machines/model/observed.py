@@ -70,7 +70,8 @@ class Record:
 class Host:
     """Everything about the host that a plan can depend on. ``nat`` is None where nobody looked.
 
-    ``secrets`` are the files of secrets that are there, ``nspawn`` is what systemd-nspawn@.service runs where somebody
+    ``secrets`` are the files of secrets that are there, ``newer_secrets`` those by machine that it was started with
+    others of, ``nspawn`` is what systemd-nspawn@.service runs where somebody
     has to know. ``declared_in`` is the one file that is taken in the place of the declarations of the host, if one is.
 
     ``active`` are the units that are active or about to be, ``up`` those of machines that have started.
@@ -98,6 +99,7 @@ class Host:
     files: Mapping[str, str] = field(default_factory=dict)
     declared_in: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict)
+    newer_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     nspawn: str = ""
     guest_hosts: Mapping[str, str] = field(default_factory=dict)
     journals: Mapping[str, str] = field(default_factory=dict)

@@ -97,6 +97,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
     # With a file in their place, the host's own declarations still say what its networks are.
     files = host.files.read_files(dict.fromkeys((*host.declarations, *DECLARATIONS, *_PATTERNS)))
     records = read_records(host)
+    secrets = _secrets(host, machines)
     missing = [machine for machine in machines if machine.name not in trees]
     return Observed(
         euid=os.geteuid(),
@@ -116,7 +117,8 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         active=active,
         up=up,
         files=files,
-        secrets=_secrets(host, machines),
+        secrets=secrets,
+        newer_secrets=_newer_secrets(host, machines, running, secrets),
         nspawn=_nspawn(host) if any(machine.secrets for machine in machines) else "",
         declared_in=one_file(host),
         logs=_logs({*trees, *records}),
@@ -235,6 +237,26 @@ def _secrets(host: Host, machines: list[Machine]) -> dict[str, str]:
         kept = {}
     paths = {str(each): each.reference if each.kind == "file" else kept.get(each.reference, "") for each in wanted}
     return {name: path for name, path in paths.items() if path and host.secrets.is_file(path)}
+
+
+def _newer_secrets(
+    host: Host, machines: list[Machine], running: Mapping[str, str], files: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """What machines that run call those of their secrets that are others than what they were started with."""
+    units = {machine_unit(each.name): each for each in machines if each.secrets}
+    units = {unit: each for unit, each in units.items() if running.get(each.name) == unit}
+    if not units:
+        return {}
+    newer = host.secrets.changed(
+        {
+            unit: {secret.id: files[str(secret)] for secret in each.secrets if str(secret) in files}
+            for unit, each in units.items()
+        }
+    )
+    return {
+        units[unit].name: tuple(secret.name for secret in units[unit].secrets if secret.id in names)
+        for unit, names in newer.items()
+    }
 
 
 def _bases(host: Host) -> dict[str, Base]:

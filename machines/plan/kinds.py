@@ -143,7 +143,7 @@ def pending_restart(name: str, plan: Plan, host: Host) -> list[str]:
             continue
         if any(line[1:].partition("=")[0] not in _SERVERS for line in changed_lines(old or "", files.get(path, ""))):
             reasons.append(f"~{link}" if path.endswith(".network") else f"~{path.rpartition('/')[2]}")
-    return _said(reasons)
+    return [*_said(reasons), *(f"secret {secret}" for secret in host.newer_secrets.get(name, ()))]
 
 
 def _said(lines: list[str]) -> list[str]:

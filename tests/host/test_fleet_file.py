@@ -80,6 +80,17 @@ def test_fleet_of_one_file(host: Host) -> None:
     assert [(row["name"], row["state"], row["machines"]) for row in rows] == [("db", "sealed", ["many-1", "many-2"])]
     host.machctl("plan", "many-1", "many-2", "--detailed-exitcode")
 
+    # Who runs has another value after a restart, which apply does; and who does not has it anyway.
+    host.machctl("secret", "set", "db", stdin=TYPED)
+    host.machctl("plan", "many-1", "many-2", "--detailed-exitcode")
+    host.machctl("secret", "set", "db", stdin=f"other-{TYPED}")
+    planned = host.machctl("apply", "many-1", "many-2").stdout
+    assert "restart many-2  (secret password changed since it started)" in planned
+    assert "many-1:" not in planned
+    assert host.inside("many-2", "cat /run/credentials/@system/password") == f"other-{TYPED}"
+    assert host.sh(LEAKS) == ""
+    host.machctl("plan", "many-1", "many-2", "--detailed-exitcode")
+
     # What several have is changed where it stands.
     host.machctl("set", "many-2", "memory=512M", status=5).says("one of the replicas of many", f"{FILE}:13")
     host.machctl("rm", "many-1", status=5).says("one of the replicas of many")

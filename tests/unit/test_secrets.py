@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from acting import declare
+from acting import apply, declare
 from fakes import FakeHost
 from machines.declare.environment import check_credential, parse_secret, parse_variable
 from machines.declare.fleet import parse_fleet
@@ -16,9 +18,11 @@ from machines.errors import Conflict, InvalidValue, MachctlError, NotFound
 from machines.host import secrets as kept
 from machines.host.files import _PRUNED
 from machines.model.secret import PLAIN_DIRECTORY, SEALED_DIRECTORY, SIZE_MAX, Secret
+from machines.operations.fleetplan import fleet_plan
 from machines.operations.observe import observe
 from machines.operations.secrets import list_secrets, remove_secrets, set_secret
 from machines.operations.transfer import GIVEN
+from machines.plan import steps
 from machines.plan.check import check_machine
 from samples import machine
 
@@ -198,3 +202,69 @@ def test_a_secret_that_an_ejected_machine_needs_is_not_forgotten(host: FakeHost)
     with pytest.raises(Conflict, match="web has"):
         remove_secrets(["token"], host, force=False)
     remove_secrets(["token"], host, force=True)
+
+
+OPENER = """#!/bin/sh
+test "$1 $2 $3 $4" = "--name=token decrypt - -" || exit 9
+sed s/^sealed://
+"""
+
+
+@pytest.fixture
+def given(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the unit u.service was given for what is in the store, as it is now."""
+    monkeypatch.setattr(kept, "_GIVEN_DIRECTORY", str(store / "run"))
+    monkeypatch.setattr(kept, "_CREDS", "/nonexistent/systemd-creds")
+    for directory in ("sealed", "plain", "run/u.service"):
+        (store / directory).mkdir(parents=True)
+    (store / "sealed" / "token").write_text("sealed:old")
+    (store / "plain" / "key").write_text("old")
+    for name in ("token", "key"):
+        (store / "run/u.service" / name).write_text("old")
+    return store
+
+
+def newer(store: Path) -> set[str]:
+    files = {"token": str(store / "sealed/token"), "key": str(store / "plain/key"), "not-given": "/etc/hostname"}
+    return set().union(*kept.changed({"u.service": files, "other.service": files}).values())
+
+
+def test_secrets_that_a_unit_was_given_are_compared_with_those_that_are_kept(
+    given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as a sealed one is older, nobody opens it.
+    assert newer(given) == set()
+    (given / "plain/key").write_text("new")
+    assert newer(given) == {"key"}
+    later = time.time() + 5
+    os.utime(given / "sealed/token", (later, later))
+    os.utime(given / "run/u.service/token", (1, 1))
+    # One that cannot be opened would be given to nobody.
+    assert newer(given) == {"key"}
+    sealing(given, monkeypatch, OPENER)
+    assert newer(given) == {"key"}
+    (given / "sealed/token").write_text("sealed:new")
+    assert newer(given) == {"key", "token"}
+    (given / "sealed/token").unlink()
+    assert newer(given) == {"key"}
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_machine_whose_secret_changed_is_restarted() -> None:
+    host = FakeHost()
+    host.secrets.kept |= {"db": b""}
+    host.secrets.there |= {"/root/key", f"{SEALED_DIRECTORY}/db"}
+    declare(host, "web", 'secrets = { db = "credential:db", key = "file:/root/key" }')
+    apply(host)
+    unit = "systemd-nspawn@web.service"
+    host.running = lambda: {"web": unit}  # type: ignore[method-assign]
+
+    def restarts() -> list[str]:
+        plan = fleet_plan([], host, verb="plan").plans["web"]
+        return [f"{step.kind}: {step.reason}" for step in plan if isinstance(step, steps.RestartMachine)]
+
+    assert restarts() == []
+    host.secrets.newer = {"db", "key@file"}
+    assert restarts() == ["restart: secret db, secret key changed since it started"]
+    host.running = dict  # type: ignore[method-assign]
+    assert restarts() == []
