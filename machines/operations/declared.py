@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import Fleet, is_layered, own_file, parse_stale_after, read_fleet
+from machines.declare.fleet import DECLARATIONS, Fleet, is_layered, own_file, parse_stale_after, read_fleet
 from machines.declare.write import write_machine
-from machines.errors import NotFound, raise_all
+from machines.errors import Conflict, MachctlError, NotFound, raise_all
 from machines.model.command import apply_command
+from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.render.paths import declared_in, settings_file
 
@@ -68,6 +70,30 @@ def other_file(name: str, host: Host) -> str:
             hint=f"put that back, or declare {name} in /etc/machctl/fleet.d/{name}.toml, and run: machctl apply {name}",
         )
     return file
+
+
+def said_twice(machines: Iterable[Machine], host: Host) -> list[MachctlError]:
+    """Give those of the one file's machines that the host's own files declare as well, and not the same.
+
+    Whichever was applied last would have such a machine, and restart it. One of those files may be the one that counts.
+    """
+    file = one_file(host)
+    if not file:
+        return []
+    own = read_fleet({path: text for path, text in host.files.read_files(DECLARATIONS).items() if path != file})
+    errors: list[MachctlError] = []
+    for machine in machines:
+        other = own.machines.get(machine.name)
+        # As long as nobody can read what is said of it there, it cannot be the same.
+        errors += own.broken.get(machine.name, [])
+        if other is not None and replace(other, origin=machine.origin) != machine:
+            errors.append(
+                Conflict(
+                    f"machine {machine.name} is declared in {other.origin} and in {machine.origin}, and not the same",
+                    hint="take it out of one of the two",
+                )
+            )
+    return errors
 
 
 def not_declared(name: str, host: Host, *, verb: str) -> NotFound:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from machines.errors import Conflict, MachctlError
+from machines.errors import Conflict, MachctlError, raise_all
 from machines.model.after import order_of, reverse
-from machines.operations.declared import declared_machines
+from machines.operations.declared import declared_machines, said_twice
 from machines.operations.fleetplan import Plans, chosen_machines
 from machines.operations.lifecycle import STOP_SECONDS, stop_in_time
 from machines.operations.ready import check_ready
@@ -28,9 +28,9 @@ def plan_down(names: list[str], host: Host, *, terminate: bool = False) -> tuple
     check_ready(host, verb="down")
     declared = declared_machines(host)
     running = host.running()
-    chosen = [
-        machine.name for machine in chosen_machines(names, declared, host, verb="down") if machine.name in running
-    ]
+    machines = chosen_machines(names, declared, host, verb="down")
+    raise_all(said_twice(machines, host))
+    chosen = [machine.name for machine in machines if machine.name in running]
     order = reverse(order_of({name: declared[name] for name in chosen}))
     return {name: plan_stop(name, terminate=terminate) for name in _sorted(order)}, order
 

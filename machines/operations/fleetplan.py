@@ -17,7 +17,7 @@ from machines.model.observed import Host as Observed
 from machines.model.observed import Record
 from machines.model.snapshot import Origin, timed_name
 from machines.model.tree import Tree
-from machines.operations.declared import declared_machines, not_declared
+from machines.operations.declared import declared_machines, not_declared, said_twice
 from machines.operations.observe import observe
 from machines.plan import steps
 from machines.plan.bridges import plan_unused
@@ -108,6 +108,7 @@ def fleet_plan(
     declared = declared_machines(host)
     names = list(names)
     machines = chosen_machines(names, declared, host, verb=verb)
+    raise_all(said_twice(machines, host))
     observed = observe(host, machines, kernel=True)
     raise_all(check_host(observed, verb=verb))
     undeclared = [] if names else _undeclared(observed, declared)

@@ -120,5 +120,10 @@ def test_a_file_beside(host: Host) -> None:
     plans = host.machctl("plan", "-f", "/root/other.toml", "beside", "--json").json()
     assert "beside" in json.dumps(plans)
     assert "many-1" not in json.dumps(plans)
+    host.write("/root/other.toml", "[machines.many-1]\nsource = 'debian:trixie'\n")
+    for verb in ("plan", "apply", "down"):
+        host.machctl(verb, "-f", "/root/other.toml", status=5).says(
+            f"machine many-1 is declared in {FILE} and in /root/other.toml", "take it out of one of the two"
+        )
     host.machctl("plan", "-f", "/root/none.toml", status=4).says("there is no file /root/none.toml")
     host.sh("rm /root/other.toml")

@@ -22,7 +22,7 @@ from machines.operations.down import plan_down
 from machines.operations.fleetplan import fleet_plan
 from machines.operations.ports import list_ports
 from machines.operations.records import read_networks, read_records
-from machines.operations.rollout import members
+from machines.operations.rollout import choose, members
 from machines.render import paths
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -94,6 +94,41 @@ def test_one_that_its_file_no_longer_declares_is_not_changed(host: Any, monkeypa
 def test_one_that_is_declared_on_the_host_is_none_of_a_file(host: Any) -> None:
     host.files.texts["/etc/machctl/fleet.d/web.toml"] = TEXT
     assert other_file("web", host) == ""
+
+
+OWN = "/etc/machctl/fleet.toml"
+
+
+@pytest.mark.parametrize("names", [[], ["web"]])
+def test_one_that_the_host_declares_otherwise_is_not_taken_over(host: Any, names: list[str]) -> None:
+    host.files.texts[OWN] = TEXT + "memory = '1G'\n"
+    host.declarations = (FILE,)
+    for ask in (
+        lambda: fleet_plan(names, host, verb="plan"),
+        lambda: asyncio.run(applying.apply(names, host, REPORTER)),
+        lambda: plan_down(names, host),
+        lambda: choose("web", host, force=False),
+    ):
+        with pytest.raises(Conflict) as raised:
+            ask()
+        assert raised.value.message == f"machine web is declared in {OWN} and in {FILE}, and not the same"
+        assert raised.value.hint == "take it out of one of the two"
+    # Nobody knows what is said there.
+    host.files.texts[OWN] = TEXT + "memory = 1\n"
+    with pytest.raises(InvalidFile, match=rf"{OWN}:\d+: machines.web.memory"):
+        fleet_plan(names, host, verb="plan")
+    # What others are, and where both say the same, is no matter.
+    for text in (TEXT, TEXT.replace("web", "db") + "memory = 1\n"):
+        host.files.texts[OWN] = text
+        assert "web" in fleet_plan(names, host, verb="plan").plans
+
+
+def test_one_that_a_file_made_is_the_host_s_once_that_declares_it(host: Any) -> None:
+    host.files.texts[OWN] = TEXT + "memory = '1G'\n"
+    given(host)
+    assert paths.declared_in(host.files.texts[paths.settings_file("web")]) == OWN
+    # A file of the host's own may be the one that counts.
+    given(host, OWN)
 
 
 PRIVATE = "[networks.priv]\nsubnet = '10.61.0.0/24'\nmode = 'isolated'\nmtu = 1400\n"
