@@ -20,6 +20,7 @@ from machines.model.names import check_declared_name
 
 if TYPE_CHECKING:
     from machines.declare.profiles import Below
+    from machines.model.network import DeclaredNetwork
 
 FLEET_FILE = "/etc/machctl/fleet.toml"
 FLEET_DIRECTORY = "/etc/machctl/fleet.d"
@@ -72,14 +73,15 @@ def read_fleet(files: Mapping[str, str]) -> Fleet:
         for top in tops:
             below.add(top)
         below.check(errors)
+    networks: dict[str, DeclaredNetwork] = {}
     reading = _Reading(below, braces=any("{" in text or "}" in text for text in files.values()))
     for top in tops:
         if "images" in top.values:
             _stale_after(top)
         if "networks" in top.values:
-            from machines.declare.networks import read_networks
+            from machines.declare.networks import add_networks
 
-            read_networks(top)
+            add_networks(networks, top)
         for name, table in top.tables("machines"):
             reading.take(name, table)
         top.finish(TABLES)
@@ -89,10 +91,19 @@ def read_fleet(files: Mapping[str, str]) -> Fleet:
 
         machines = with_groups(machines)
         errors += check_order(machines)
+    if networks or any(has_shared(machine) for machine in machines.values()):
+        from machines.declare.together import check_together
+
+        check_together(machines, networks, reading.tables, errors)
     if not errors:
         return Fleet(machines, [], {})
     broken = {name: located(wrong, files) for name, wrong in reading.broken.items()}
     return Fleet(machines, located(errors, files), broken)
+
+
+def has_shared(machine: Machine) -> bool:
+    """Tell whether a machine chose anything that no other may have: ports of the host, addresses."""
+    return bool(machine.publish) or any(link.addresses or link.mac for link in machine.links)
 
 
 def _tops(files: Mapping[str, str], errors: list[MachctlError]) -> list[Table]:
@@ -111,6 +122,7 @@ class _Reading:
     def __init__(self, below: Below | None, *, braces: bool) -> None:
         self.machines: dict[str, Machine] = {}
         self.broken: dict[str, list[MachctlError]] = {}
+        self.tables: dict[str, Table] = {}
         self._below = below
         self._braces = braces
 
@@ -134,6 +146,7 @@ class _Reading:
         found = [*wrong, *table.errors[before:]]
         if machine and not found:
             self.machines[name] = machine
+            self.tables[name] = table
         else:
             self.broken.setdefault(name, []).extend(found)
 

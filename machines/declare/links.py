@@ -10,7 +10,7 @@ from machines.errors import InvalidValue, MachctlError
 from machines.model.frozen import replace
 from machines.model.link import DEFAULT_BRIDGE, DEFAULT_LINKS, KINDS, Attachment, inner_names
 from machines.model.machine import Machine
-from machines.model.names import IFNAMSIZ, check_link_name
+from machines.model.names import IFNAMSIZ, check_link_name, link_network
 
 MODES = ("private", "host", "none")
 FORM = "write KIND:TARGET and options, as in zone:lab, veth or macvlan:eth0,ip=192.0.2.5/24,mac=02:00:00:00:00:05"
@@ -217,6 +217,21 @@ def link_values(machine: Machine) -> dict[str, object]:
     if machine.links[first:]:
         found["links"] = [format_link(link) for link in machine.links[first:]]
     return found
+
+
+def owned_on_links(machine: Machine) -> Iterable[tuple[int, Attachment, str]]:
+    """Give what a machine chose on its links, by number, that nobody else there may have: addresses, MAC addresses."""
+    for index, link in enumerate(machine.links):
+        if link.kind != "veth":
+            for what in (*link.addresses, link.mac):
+                if what:
+                    yield index, link, what.partition("/")[0]
+
+
+def same_link(link: Attachment, what: str) -> tuple[object, ...]:
+    """Give what is the same for all links on which two machines cannot both have ``what``."""
+    outside = link.kind in OUTSIDE
+    return (outside, link.target if outside else link_network(link, ""), link.vlan, what)
 
 
 def check_links(machine: Machine) -> list[MachctlError]:

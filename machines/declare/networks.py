@@ -43,13 +43,18 @@ def parse_networks(files: Mapping[str, str]) -> tuple[dict[str, DeclaredNetwork]
             errors.append(not_toml(file, error))
             continue
         top = Table(content, file=file, path="", errors=errors)
-        for name, network in read_networks(top).items():
-            if name in found:
-                said = f"is declared in {found[name].origin} as well"
-                errors.append(WrongKey(file, f"networks.{name}", said, "keep one of the two"))
-            else:
-                found[name] = network
+        add_networks(found, top)
     return found, located(errors, files) if errors else []
+
+
+def add_networks(found: dict[str, DeclaredNetwork], top: Table) -> None:
+    """Put the networks of a file to those of others; one that is there already is noted and left out."""
+    for name, network in read_networks(top).items():
+        if name in found:
+            said = f"is declared in {found[name].origin} as well"
+            top.errors.append(WrongKey(top.file, f"networks.{name}", said, "keep one of the two"))
+        else:
+            found[name] = network
 
 
 def read_networks(top: Table) -> dict[str, DeclaredNetwork]:

@@ -3,13 +3,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from machines.errors import InvalidValue, MachctlError
 from machines.model.machine import Machine, Publish
 
 PRIVILEGED = 1024
 PLACED = ("bridge", "zone", "veth")
+# A range of more ports than that is not looked up port by port.
+_WIDE = 64
+
+
+class Published:
+    """Ports that machines publish, found by what they are on the host."""
+
+    def __init__(self, machines: Iterable[Machine] = ()) -> None:
+        self._near: dict[tuple[str, int], list[tuple[Machine, Publish]]] = {}
+        self._wide: list[tuple[Machine, Publish]] = []
+        self._all: list[tuple[Machine, Publish]] = []
+        for machine in machines:
+            for port in machine.publish:
+                self.add(machine, port)
+
+    def add(self, machine: Machine, port: Publish) -> None:
+        """Note that a machine publishes a port."""
+        self._all.append((machine, port))
+        if port.count > _WIDE:
+            self._wide.append((machine, port))
+            return
+        for number in range(port.host, port.host + port.count):
+            self._near.setdefault((port.protocol, number), []).append((machine, port))
+
+    def near(self, port: Publish) -> Iterable[tuple[Machine, Publish]]:
+        """Give those that may collide with ``port``, and whose they are."""
+        if port.count > _WIDE:
+            return self._all
+        ports = range(port.host, port.host + port.count)
+        return [*(found for number in ports for found in self._near.get((port.protocol, number), ())), *self._wide]
 
 
 def check_ports(machine: Machine) -> list[MachctlError]:
@@ -44,24 +74,6 @@ def check_ports(machine: Machine) -> list[MachctlError]:
             )
         )
     return errors + _check_restricted(machine)
-
-
-def check_together(machines: Mapping[str, Machine]) -> list[tuple[Machine, str, str]]:
-    """Give machines that publish a port of another one in the same files, what is wrong and the remedy."""
-    found: list[tuple[Machine, str, str]] = []
-    taken: list[tuple[Machine, Publish]] = []
-    for machine in machines.values():
-        for port in machine.publish:
-            other = next((one for one, theirs in taken if one is not machine and port.collides(theirs)), None)
-            if other is not None and other.group and other.group == machine.group:
-                if not any(each.group == machine.group for each, _, _ in found):
-                    hint = 'give each its own: publish = ["808{index}:80"]'
-                    found.append((machine, f"port {port} cannot be that of all replicas", hint))
-            elif other is not None:
-                said = f"port {port} of {machine.name} is one of {other.name}, declared in {other.origin}"
-                found.append((machine, said, "publish another port of the host"))
-            taken.append((machine, port))
-    return found
 
 
 def can_wake(machine: Machine) -> bool:

@@ -50,6 +50,11 @@ def located(errors: Iterable[MachctlError], files: Mapping[str, str]) -> list[Ma
     return list(found.values())
 
 
+def with_line(said: str, file: str, path: str, files: Mapping[str, str]) -> str:
+    """Give what is wrong with the value at ``path`` of a file as the mistakes of its reader have it."""
+    return located([WrongKey(file, path, said)], files)[0].message
+
+
 class Table:
     """A table of a file. Reading a wrong value notes an error and gives the default; finish() notes unknown keys."""
 

@@ -154,6 +154,28 @@ def choose_subnet6(bridge: str, seed: str, taken: Iterable[ipaddress.IPv6Network
     )
 
 
+def refused_address(
+    text: str, name: str, subnet: ipaddress.IPv4Network | ipaddress.IPv6Network | None
+) -> tuple[str, str] | None:
+    """Say why a link on network ``name`` cannot have an address that is chosen for it, and what it can; None if it can.
+
+    ``subnet`` is the network's of the address's version, None where it has none.
+    """
+    found = ipaddress.ip_interface(text)
+    if subnet is None:
+        return f"network {name} has no IPv6", "choose an IPv4 address, or none"
+    first, last = subnet[2], subnet[-2] if found.version == 4 else subnet[-1]
+    choose = f"choose one from {first} to {last}"
+    if found.ip not in subnet or ("/" in text and found.network != subnet):
+        said = f"network {name} has the subnet {subnet}, and {text} is outside it"
+        return said, f"{choose}, or none and it gets a free one"
+    if found.ip == subnet[1]:
+        return f"it is the host's own on {name}", choose
+    if not int(first) <= int(found.ip) <= int(last):
+        return f"it stands for all of {subnet}", choose
+    return None
+
+
 def choose_address(network: Network, taken: Mapping[str, str]) -> str:
     """Give the lowest free fixed address; ``taken`` maps addresses to the machines that have them.
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from machines.declare.fleet import read_fleet
 from machines.declare.networks import parse_networks
-from machines.declare.ports import check_together
-from machines.declare.reader import WrongKey, located
+from machines.declare.reader import located
 from machines.errors import MachctlError
 from machines.model.frozen import NamedTuple
 
@@ -51,11 +50,7 @@ def check_files(files: Mapping[str, str]) -> Checked:
     """Read declaration files, path to text, and find all that is wrong."""
     fleet = read_fleet(files)
     networks, wrong = parse_networks(files)
-    clashes = [
-        WrongKey(machine.origin, f"machines.{machine.group or machine.name}.publish", said, hint)
-        for machine, said, hint in check_together(fleet.machines)
-    ]
-    errors = located([*fleet.errors, *wrong, *clashes], files)
+    errors = located([*fleet.errors, *wrong], files)
     errors.sort(key=lambda error: (getattr(error, "file", ""), getattr(error, "line", None) or 0))
     return Checked(tuple(sorted(files)), tuple(fleet.machines), tuple(networks), tuple(errors))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from machines.declare.links import OUTSIDE, format_link
+from machines.declare.links import OUTSIDE, format_link, owned_on_links
 from machines.errors import Conflict, MachctlError, NotFound, Unsupported
 from machines.model.link import Attachment
 from machines.model.machine import Machine
 from machines.model.names import link_network
 from machines.model.observed import Host
-from machines.plan.owned import on_same_link, owned_on_links
+from machines.plan.owned import on_same_link
 
 RENAMED = 254
 """The version of systemd from which on MACVLAN=, IPVLAN= and Interface= take a name (systemd.nspawn(5))."""
@@ -35,7 +35,7 @@ def _check_neighbours(machine: Machine, declared: Mapping[str, Machine]) -> list
             f"link {format_link(link)!r} of {machine.name}: machine {name} has {what} there",
             hint="give one of the two another",
         )
-        for link, what in owned_on_links(machine)
+        for _, link, what in owned_on_links(machine)
         for name in on_same_link(link, what, declared)
         if name != machine.name
     ]

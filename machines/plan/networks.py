@@ -60,28 +60,39 @@ def resolve(declared: DeclaredNetwork, host: Host, others: Iterable[Network] = (
 def check_networks(declared: Mapping[str, DeclaredNetwork], host: Host, names: Iterable[str]) -> list[MachctlError]:
     """Give why networks cannot be what they are declared to be, before anything is made of them."""
     errors: list[MachctlError] = []
+    done: list[DeclaredNetwork] = []
     for name in names:
         network = declared[name]
+        others = _others(name, declared, host)
+        # Two that overlap are told once.
+        told, told6 = ({each.name for each in done if getattr(each, key)} for key in ("subnet", "subnet6"))
+        done.append(network)
         link = host.links.get(name)
         if link and name not in host.networks:
             what = f"there is a {link.kind or 'physical'} link {name} already, and machctl did not make it"
             use = f"; to use it as it is: --bridge {name}" if link.kind == "bridge" else ""
             errors.append(Conflict(f"network {name}: {what}", hint=f"give the network another name{use}"))
         if network.subnet:
-            theirs = {other: each.subnet for other, each in _others(name, declared, host).items() if each.subnet}
-            errors += _overlaps(network.name, network.subnet, theirs, host.routes)
+            theirs = {other: each.subnet for other, each in others.items() if each.subnet}
+            errors += _overlaps(network.name, network.subnet, theirs, host.routes, told)
         if network.subnet6:
-            theirs6 = {other: each.subnet6 for other, each in _others(name, declared, host).items() if each.subnet6}
-            errors += _overlaps(network.name, network.subnet6, theirs6, host.routes6)
+            theirs6 = {other: each.subnet6 for other, each in others.items() if each.subnet6}
+            errors += _overlaps(network.name, network.subnet6, theirs6, host.routes6, told6)
         unknown = sorted(set(network.reach) - {*declared, *host.networks})
-        errors += [
-            InvalidValue(
-                f"network {name} is to reach {other}, and there is no such network",
-                hint=f"machctl network create {other}",
-            )
-            for other in unknown
-        ]
+        errors += [_unreachable(network, other, host) for other in unknown]
     return errors
+
+
+def _unreachable(network: DeclaredNetwork, other: str, host: Host) -> MachctlError:
+    """The error of a network that is to reach one that there is not, with the line that says so."""
+    said = f"network {network.name} is to reach {other}, and there is no such network"
+    if network.origin not in host.files:
+        return InvalidValue(said, hint=f"machctl network create {other}")
+    from machines.declare.reader import with_line
+
+    path = f"networks.{network.name}.reach[{network.reach.index(other)}]"
+    hint = f"write [networks.{other}], run: machctl network create {other}, or leave it out"
+    return InvalidValue(with_line(said, network.origin, path, host.files), hint=hint)
 
 
 def _others(name: str, declared: Mapping[str, DeclaredNetwork], host: Host) -> dict[str, DeclaredNetwork | Network]:
@@ -101,13 +112,14 @@ def _overlaps(
     subnet: ipaddress.IPv4Network | ipaddress.IPv6Network,
     networks: Mapping[str, ipaddress.IPv4Network | ipaddress.IPv6Network],
     routes: Mapping[ipaddress.IPv4Network, str] | Mapping[ipaddress.IPv6Network, str],
+    told: Collection[str],
 ) -> list[MachctlError]:
     def conflict(with_what: str) -> list[MachctlError]:
         hint = "take another subnet, or leave it out and a free one is chosen"
         return [Conflict(f"subnet {subnet} of network {name} overlaps {with_what}", hint=hint)]
 
     for other, theirs in networks.items():
-        if subnet.overlaps(theirs):
+        if other not in told and subnet.overlaps(theirs):
             return conflict(f"{theirs} of network {other}")
     for route, link in routes.items():
         if link not in {name, *networks} and subnet.overlaps(route):

@@ -29,14 +29,19 @@ def is_new(plan: Plan) -> bool:
 
 def check_waits(machine: Machine, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
     """Give the machines that ``machine`` waits for and that there are not."""
-    return [
-        NotFound(
-            f"machine {machine.name} waits for {after.machine}, and there is no such machine",
-            hint=f"declare {after.machine}, or take it out of the after of {machine.name} in {machine.origin}",
-        )
-        for after in machine.after
-        if after.machine not in {*declared, *host.trees}
-    ]
+    missing = [after.machine for after in machine.after if after.machine not in {*declared, *host.trees}]
+    return [_no_such(machine, name, host) for name in missing]
+
+
+def _no_such(machine: Machine, name: str, host: Host) -> MachctlError:
+    """The error of a machine that waits for one that there is not, with the line that says so."""
+    said = f"machine {machine.name} waits for {name}, and there is no such machine"
+    hint = f"declare {name}, or take it out of the after of {machine.name} in {machine.origin}"
+    if machine.origin in host.files:
+        from machines.declare.reader import with_line
+
+        said = with_line(said, machine.origin, f"machines.{machine.group or machine.name}.after", host.files)
+    return NotFound(said, hint=hint)
 
 
 def left_out(name: str, failed: Iterable[str], *, made: bool) -> MachctlError:

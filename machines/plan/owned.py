@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from machines.declare.links import OUTSIDE
+from machines.declare.links import owned_on_links, same_link
+from machines.declare.ports import Published
 from machines.declare.values import parse_publish
 from machines.model.link import Attachment
 from machines.model.machine import Machine
@@ -22,8 +23,6 @@ from machines.render import paths
 T = TypeVar("T")
 # Whose the IPv4 and the IPv6 addresses on a bridge are.
 Taken = tuple[Mapping[str, str], Mapping[str, str]]
-
-_WIDE = 64
 
 
 class _Last(Generic[T]):
@@ -45,7 +44,7 @@ class _Last(Generic[T]):
 
 _files: _Last[dict[tuple[str, str], list[str]]] = _Last()
 _folders: _Last[dict[str, list[str]]] = _Last()
-_near: _Last[tuple[dict[tuple[str, int], list[tuple[Machine, Publish]]], list[tuple[Machine, Publish]]]] = _Last()
+_near: _Last[Published] = _Last()
 _chosen: _Last[dict[tuple[object, ...], list[str]]] = _Last()
 _new: _Last[dict[tuple[str, str], Network]] = _Last()
 _own: _Last[set[tuple[int, str]]] = _Last()
@@ -80,26 +79,7 @@ def _by_owner(files: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
 
 def near_ports(port: Publish, declared: Mapping[str, Machine]) -> Iterable[tuple[Machine, Publish]]:
     """Give the declared ports that may collide with ``port``, and whose they are."""
-    near, wide = _near.get(lambda: _by_port(declared), declared)
-    if port.count > _WIDE:
-        return [(machine, theirs) for machine in declared.values() for theirs in machine.publish]
-    ports = range(port.host, port.host + port.count)
-    return [*(found for number in ports for found in near.get((port.protocol, number), ())), *wide]
-
-
-def _by_port(
-    declared: Mapping[str, Machine],
-) -> tuple[dict[tuple[str, int], list[tuple[Machine, Publish]]], list[tuple[Machine, Publish]]]:
-    near: dict[tuple[str, int], list[tuple[Machine, Publish]]] = {}
-    wide: list[tuple[Machine, Publish]] = []
-    for machine in declared.values():
-        for port in machine.publish:
-            if port.count > _WIDE:
-                wide.append((machine, port))
-                continue
-            for number in range(port.host, port.host + port.count):
-                near.setdefault((port.protocol, number), []).append((machine, port))
-    return near, wide
+    return _near.get(lambda: Published(declared.values()), declared).near(port)
 
 
 def new_network(bridge: str, kind: str, host: Host, make: Callable[[], Network]) -> Network:
@@ -138,32 +118,19 @@ def _by_bridge(records: Mapping[str, Record]) -> Mapping[str, Taken]:
     return found
 
 
-def owned_on_links(machine: Machine) -> Iterable[tuple[Attachment, str]]:
-    """Give what a machine chose on its links that nobody else there may have: addresses and MAC addresses."""
-    for link in machine.links:
-        if link.kind != "veth":
-            for what in (*link.addresses, link.mac):
-                if what:
-                    yield link, what.partition("/")[0]
-
-
 def on_same_link(link: Attachment, what: str, declared: Mapping[str, Machine]) -> Iterable[str]:
     """Name the declared machines that chose the same on the network that ``link`` is on."""
-    return _chosen.get(lambda: _by_link(declared), declared).get(_where(link, what), ())
+    return _chosen.get(lambda: _by_link(declared), declared).get(same_link(link, what), ())
 
 
 def _by_link(declared: Mapping[str, Machine]) -> dict[tuple[object, ...], list[str]]:
     found: dict[tuple[object, ...], list[str]] = {}
     for name, machine in declared.items():
-        for link, what in owned_on_links(machine):
-            names = found.setdefault(_where(link, what), [])
+        for _, link, what in owned_on_links(machine):
+            names = found.setdefault(same_link(link, what), [])
             if name not in names:
                 names.append(name)
     return found
-
-
-def _where(link: Attachment, what: str) -> tuple[object, ...]:
-    return (link.kind in OUTSIDE, link.target, link.vlan, what)
 
 
 def own_ports(host: Host, declared: Mapping[str, Machine]) -> set[tuple[int, str]]:

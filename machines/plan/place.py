@@ -13,7 +13,14 @@ from machines.model.frozen import replace
 from machines.model.link import Attachment
 from machines.model.machine import Machine
 from machines.model.names import link_network
-from machines.model.network import PREFIXES, DeclaredNetwork, Network, choose_address, choose_address6
+from machines.model.network import (
+    PREFIXES,
+    DeclaredNetwork,
+    Network,
+    choose_address,
+    choose_address6,
+    refused_address,
+)
 from machines.model.observed import Host
 from machines.plan.names import name_servers, search_domain
 from machines.plan.networks import resolve
@@ -160,18 +167,8 @@ def _chosen(text: str, name: str, network: Network, used: Mapping[str, str]) -> 
     found = ipaddress.ip_interface(text)
     subnet = network.subnet if found.version == 4 else network.subnet6
     address, what = str(found.ip), f"address {found.ip} of machine {name}"
-    if subnet is None:
-        raise Conflict(f"{what}: network {network.bridge} has no IPv6", hint="choose an IPv4 address, or none")
-    first, last = subnet[2], subnet[-2] if found.version == 4 else subnet[-1]
-    if found.ip not in subnet or ("/" in text and found.network != subnet):
-        raise Conflict(
-            f"{what}: network {network.bridge} has the subnet {subnet}, and {text} is outside it",
-            hint=f"choose one from {first} to {last}, or none and it gets a free one",
-        )
-    if address in network.gateways:
-        raise Conflict(f"{what} is the host's own on {network.bridge}", hint=f"choose one from {first} to {last}")
-    if not int(first) <= int(found.ip) <= int(last):
-        raise Conflict(f"{what} stands for all of {subnet}", hint=f"choose one from {first} to {last}")
+    if refused := refused_address(text, network.bridge, subnet):
+        raise Conflict(f"{what}: {refused[0]}", hint=refused[1])
     if address in used:
         raise Conflict(
             f"{what} belongs to machine {used[address]}", hint="choose another one, or none and it gets a free one"

@@ -231,8 +231,9 @@ def test_down_leaves_running_what_others_still_depend_on() -> None:
 def test_waiting_for_nobody_is_refused() -> None:
     host = Running()
     declare(host, "web", 'after = ["nobody"]')
-    with pytest.raises(NotFound, match="waits for nobody"):
+    with pytest.raises(NotFound, match="waits for nobody") as caught:
         fleetplan.fleet_plan([], host, verb="plan")
+    assert caught.value.message.startswith("/etc/machctl/fleet.d/web.toml:3: machines.web.after: machine web waits")
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,10 @@ def test_ports_that_machines_have_together() -> None:
         "[defaults]\nsource = 'debian'\n[machines.a]\nreplicas = 3\npublish = ['80']\n[machines.b]\npublish = ['81']\n"
     )
     (error,) = check_files({"/f": text}).errors
-    assert error.message == "/f:5: machines.a.publish: port 80:80 cannot be that of all replicas"
+    assert error.message == "/f:5: machines.a.publish[0]: port 80:80 cannot be that of all replicas"
     assert "{index}" in error.hint
     (error,) = check_files({"/f": text.replace("'80'", "'8{index}:80'")}).errors
-    assert error.message == "/f:7: machines.b.publish: port 81:81 of b is one of a-1, declared in /f"
+    assert error.message == "/f:7: machines.b.publish[0]: port 81:81 of b is one of a-1, declared in /f"
 
 
 def test_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -281,6 +281,12 @@ def test_two_declarations_that_overlap_are_found_before_either_is_made() -> None
     assert messages == ["subnet 10.1.0.0/24 of network lab overlaps 10.0.0.0/8 of network all"]
 
 
+def test_two_declarations_that_overlap_are_told_once() -> None:
+    networks = {"all": declared("all", subnet=V4("10.0.0.0/8")), "lab": declared(subnet=V4("10.1.0.0/24"))}
+    (error,) = check_networks(networks, empty_host(), list(networks))
+    assert error.message == "subnet 10.0.0.0/8 of network all overlaps 10.1.0.0/24 of network lab"
+
+
 def test_own_bridge_is_no_collision() -> None:
     network = declared(subnet=V4("10.1.0.0/24"))
     host = dataclasses.replace(made(network), routes={V4("10.1.0.0/24"): "lab"})
@@ -290,6 +296,12 @@ def test_own_bridge_is_no_collision() -> None:
 def test_network_to_reach_has_to_be_there() -> None:
     (error,) = check_networks({"lab": declared(reach=("back",))}, empty_host(), ["lab"])
     assert error.message == "network lab is to reach back, and there is no such network"
+    lab = declared(reach=("front", "back"), origin="/f")
+    host = empty_host(files={"/f": '[networks.lab]\nreach = [\n"front",\n"back"]\n[networks.front]\n'})
+    (error,) = check_networks({"lab": lab, "front": declared("front")}, host, ["lab"])
+    said = "network lab is to reach back, and there is no such network"
+    assert error.message == f"/f:4: networks.lab.reach[1]: {said}"
+    assert error.hint == "write [networks.back], run: machctl network create back, or leave it out"
 
 
 def test_network_that_is_no_longer_declared_stays_for_its_machines() -> None:
