@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from machines.declare.fleet import own_file, parse_fleet
 from machines.declare.foreign.found import Found, Unmapped, declaration, settle
 from machines.declare.foreign.ini import Assignment, without
+from machines.declare.layers import LITERAL, fill
 from machines.errors import Conflict, InvalidFile, MachctlError, NotFound, raise_all
 from machines.model.frozen import NamedTuple, replace
+from machines.model.machine import Machine
 from machines.model.names import check_declared_name, check_known_name, check_new_name, machine_lock
 from machines.model.observed import Host as Observed
-from machines.operations.declared import declared_machines
+from machines.operations.declared import declared_files, declared_machines
 from machines.operations.execute import execute
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
@@ -90,6 +92,8 @@ async def adopt(name: str, host: Host, reporter: Reporter, *, dry_run: bool) -> 
                     hint=f"machctl plan {name} shows what differs",
                 )
             check_declared_name(name)
+            if any(machine.group == name for machine in declared.values()):
+                raise Conflict(f"{name} is what replicas are declared as", hint=f"machctl rename {name} NEW first")
             back = paths.ejected_file(name) in observed.files and name not in declared
             if back:
                 # It was machctl's before.
@@ -119,7 +123,11 @@ async def adopt(name: str, host: Host, reporter: Reporter, *, dry_run: bool) -> 
             if back:
                 changed, rest, found.unmapped = {}, {}, []
             observed = _with_dropins(name, observe(host, [machine]), host)
-            raise_all(check_host(observed, verb="adopt") or check_machine(machine, observed, declared))
+            raise_all(
+                check_host(observed, verb="adopt")
+                or check_machine(machine, observed, declared)
+                or ([] if name in declared else _together({machine.origin: text}, found.where, host))
+            )
             plan = plan_adopt(
                 machine,
                 observed,
@@ -148,16 +156,12 @@ async def adopt_from(names: list[str], file: str, host: Host, reporter: Reporter
     sources = [path for path in (file, f"{posixpath.dirname(file)}/.env") if host.files.read_text(path) is not None]
     mode = 0o644 if all(host.files.mode_of(path) & 0o004 for path in sources) else 0o600
     async with host.files.fleet_lock():
-        declared, trees = declared_machines(host), host.pool.trees()
+        declared = declared_machines(host)
         errors: list[MachctlError] = []
         for name, found in described.items():
             check_new_name(name)
-            if name in declared or host.files.read_text(own_file(name)) is not None:
-                errors.append(Conflict(f"machine {name} is declared already", hint="give it another name"))
-            elif name in trees:
-                hint = f"leave --from out to adopt that: machctl adopt {name}; or give another name"
-                errors.append(Conflict(f"there is a machine {name} already, and {file} describes one", hint=hint))
             machine, values = settle(name, found, file=own_file(name))
+            errors += _taken(name, values.get("replicas"), file, declared, host)
             text = _text(name, values, found)
             why = f"{file} describes it"
             # What was in no file until now may be a password too.
@@ -165,10 +169,38 @@ async def adopt_from(names: list[str], file: str, host: Host, reporter: Reporter
             plan: Plan = [steps.WriteFile(reason=why, machine=name, path=machine.origin, text=text, mode=closed)]
             inherited = tuple(found.inherited)
             adoptions.append(Adoption(name, plan, values, text, tuple(found.unmapped), inherited=inherited))
-        raise_all(errors)
+        raise_all(errors or _together({own_file(each.name): each.text for each in adoptions}, file, host))
         for adoption in adoptions if not dry_run else ():
             await execute(adoption.plan, host, reporter=reporter)
     return adoptions
+
+
+def _taken(name: str, replicas: object, file: str, declared: Mapping[str, Machine], host: Host) -> list[MachctlError]:
+    """Give what of a machine's name, and of those of its replicas, others have already."""
+    trees, groups = host.pool.trees(), {machine.group for machine in declared.values()}
+    count = replicas if isinstance(replicas, int) else 0
+    errors: list[MachctlError] = []
+    for each in (name, *(f"{name}-{index}" for index in range(1, count + 1))):
+        if each in {*declared, *groups} or host.files.read_text(own_file(each)) is not None:
+            errors.append(Conflict(f"machine {each} is declared already", hint="give it another name"))
+        elif each in trees:
+            hint = f"leave --from out to adopt that: machctl adopt {each}; or give another name"
+            errors.append(Conflict(f"there is a machine {each} already, and {file} describes one", hint=hint))
+    # Another name helps all of them.
+    return errors[:1]
+
+
+def _together(texts: Mapping[str, str], file: str, host: Host) -> list[MachctlError]:
+    """Give what would be wrong with all that is declared, were it declared by these files, path to text, as well."""
+    from machines.declare.reader import WrongKey
+
+    _, errors = parse_fleet({**declared_files(host), **texts})
+    hint = f"change that in {file}, or in what is declared"
+    # There are no such lines yet.
+    return [
+        Conflict(f"{error.path}: {error.said}", hint=f"{error.hint}; {hint}") if isinstance(error, WrongKey) else error
+        for error in errors
+    ]
 
 
 def _described(names: list[str], file: str, host: Host) -> dict[str, Found]:
@@ -270,7 +302,8 @@ def _said(name: str, text: str) -> dict[str, object]:
 
     machines = parse_toml(text).get("machines")
     said = machines.get(name) if isinstance(machines, dict) else None
-    return said if isinstance(said, dict) else {}
+    said = said if isinstance(said, dict) else {}
+    return {key: value if key in LITERAL else fill(value, {"name": name}) for key, value in said.items()}
 
 
 def _text(name: str, values: Mapping[str, object], found: Found) -> str:

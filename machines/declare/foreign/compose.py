@@ -187,8 +187,10 @@ def _deploy(value: Any, found: Found, around: _Around) -> None:
             _run(_DEPLOY.get(key, _unknown), each, found, around.at(key))
 
 
-def _replicas(value: Any, found: Found, _: _Around) -> None:
-    if values.number(value) != 1:
+def _replicas(value: Any, found: Found, around: _Around) -> None:
+    if values.number(value) == 0:
+        found.leave(f"{around.place} 0", "what is declared is there: one is")
+    elif values.number(value) != 1:
         found.set("replicas", values.number(value))
 
 

@@ -36,8 +36,11 @@ def load(text: str, where: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise InvalidFile(f"{where} has lists in lists without end", hint=_CONFIG) from None
-    except ValueError:
-        pass
+    except ValueError as error:
+        if where.endswith(".json"):
+            place = f"{where}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else where
+            said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise InvalidFile(f"{place}: {said[:1].lower()}{said[1:]}", hint="the file has to be JSON") from None
     try:
         yaml: Any = import_module("yaml")
     except ImportError:

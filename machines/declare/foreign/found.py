@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from machines.declare.fleet import parse_fleet
+from machines.declare.layers import LITERAL, escape
 from machines.declare.toml import format_toml, quote_key
 from machines.model.base import Payload
 from machines.model.frozen import NamedTuple
@@ -14,9 +15,9 @@ from machines.model.machine import Machine
 
 # What a later key needs comes before it: each is taken over only if the declaration is right with it.
 ORDER = (
-    "source", "insecure", "hostname", "network", "bridges", "links", "binds", "devices", "tmpfs", "read-only",
-    "volatile", "ephemeral", "capabilities", "drop-capabilities", "system-call-filter", "nesting", "memory",
-    "memory-high", "swap", "cpus", "cpu-weight", "io-weight", "tasks", "restart", "restart-delay", "replicas",
+    "source", "insecure", "replicas", "hostname", "network", "bridges", "links", "binds", "devices", "tmpfs",
+    "read-only", "volatile", "ephemeral", "capabilities", "drop-capabilities", "system-call-filter", "nesting",
+    "memory", "memory-high", "swap", "cpus", "cpu-weight", "io-weight", "tasks", "restart", "restart-delay",
     "publish", "after", "environment", "secrets", "health", "autostart",
 )  # fmt: skip
 
@@ -110,7 +111,11 @@ def _try(name: str, found: Found, taken: dict[str, object], key: str, value: obj
 
 
 def declaration(name: str, values: Mapping[str, object], *, comments: tuple[str, ...] = ()) -> str:
-    """Give the text of a file that declares one machine; ``comments`` stand above it, a line each."""
+    """Give the text of a file that declares one machine; ``comments`` stand above it, a line each.
+
+    Braces of others are no placeholders: they are written so that they stand for themselves.
+    """
+    values = {key: value if key in LITERAL else escape(value) for key, value in values.items()}
     own = f"machines.{quote_key(name)}"
     plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in values.items() if isinstance(value, dict) and value}
