@@ -32,7 +32,7 @@ from machines.plan.check_host import check_host
 from machines.plan.claims import closed_like
 from machines.plan.declared import plan_needed
 from machines.plan.machine import Copy, plan_machine
-from machines.plan.rename import plan_rename
+from machines.plan.rename import check_rename, plan_rename
 from machines.plan.steps import Plan
 from machines.render.paths import rollout_file, settings_file
 
@@ -118,12 +118,15 @@ async def rename(old: str, new: str, host: Host, reporter: Reporter, *, dry_run:
             declared = readable_machines(host, name=old)
             observed = observe(host)
             tree_of(old, observed)
-            if old in observed.running:
-                raise Conflict(f"machine {old} is running", hint=f"stop it first: machctl stop {old}")
+            errors = check_rename(old, new, observed, declared)
             if old in declared or new not in declared:
-                raise_all(check_taken(new, observed, declared))
+                errors += check_taken(new, observed, declared)
             elif new in observed.trees:
-                raise Conflict(f"machine {new} exists already", hint="choose another name")
+                errors.append(Conflict(f"machine {new} exists already", hint="choose another name"))
+            if old in observed.running:
+                # It is stopped when nothing else is left to be done.
+                errors.append(Conflict(f"machine {old} is running", hint=f"stop it first: machctl stop {old}"))
+            raise_all(errors)
             plan = plan_rename(old, new, observe(host, [declared[old]] if old in declared else []), declared)
             if not dry_run:
                 await execute(plan, host, reporter=reporter)

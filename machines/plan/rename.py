@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from machines.declare.fleet import own_file
 from machines.declare.inherit import moved
 from machines.declare.toml import declares_only
-from machines.errors import Conflict
+from machines.errors import Conflict, MachctlError, raise_all
 from machines.model.frozen import replace
 from machines.model.machine import Machine
 from machines.model.names import machine_unit, own_link, update_timer
@@ -23,6 +23,43 @@ from machines.plan.steps import Plan
 from machines.render import paths
 
 
+def check_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine]) -> list[MachctlError]:
+    """Give what stands in the way of calling machine ``old`` by the name ``new``, whether it runs or not."""
+    errors: list[MachctlError] = []
+    own, record = declared.get(old), host.records.get(old)
+    if own is None and record and new not in declared:
+        errors.append(
+            Conflict(
+                f"machine {old} is not declared any more",
+                hint=f"write {own_file(old)} again ({paths.machine_record(old)} says what it was made of), "
+                "then rename it",
+            )
+        )
+    if own is not None and own.group:
+        errors.append(
+            Conflict(
+                f"machine {old} is one of the replicas of {own.group}, which are called like it",
+                hint=f"rename [machines.{own.group}] in {own.origin}: all of them are made anew then",
+            )
+        )
+    elif own is not None and (own.origin != own_file(old) or _shared(own, host)):
+        why = "which is not its own file" if own.origin != own_file(old) else "together with others"
+        errors.append(
+            Conflict(
+                f"machine {old} is declared in {own.origin}, {why}",
+                hint=f"call it [machines.{new}] there, then run machctl rename {old} {new} again",
+            )
+        )
+    if paths.update_record(old) in host.files:
+        errors.append(
+            Conflict(
+                f"an update of machine {old} was killed, and is to be taken back",
+                hint="machctl gc does that; then rename it",
+            )
+        )
+    return errors
+
+
 def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine]) -> Plan:
     """Give the steps after which machine ``old`` is called ``new``.
 
@@ -33,12 +70,8 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
     own, record = declared.get(old), host.records.get(old)
     # Whoever renamed it in a file of several has said so already.
     renamed = declared.get(new) if own is None and new not in host.trees else None
+    raise_all(check_rename(old, new, host, declared))
     plan: Plan = []
-    if own is None and record and new not in declared:
-        raise Conflict(
-            f"machine {old} is not declared any more",
-            hint=f"write {own_file(old)} again ({paths.machine_record(old)} says what it was made of), then rename it",
-        )
     if record:
         going = replace(record, intent=f"rename {new}")
         plan.append(steps.Claim(reason=reason, machine=old, record=going))
@@ -46,22 +79,6 @@ def plan_rename(old: str, new: str, host: Host, declared: Mapping[str, Machine])
         plan.append(steps.DisableUnit(reason=reason, machine=old, unit=machine_unit(old)))
     storage = record.storage if record else ""
     plan.append(steps.RenameTree(reason=reason, machine=new, old=old, new=new, storage=storage))
-    if own is not None and own.group:
-        raise Conflict(
-            f"machine {old} is one of the replicas of {own.group}, which are called like it",
-            hint=f"rename [machines.{own.group}] in {own.origin}: all of them are made anew then",
-        )
-    if own is not None and (own.origin != own_file(old) or _shared(own, host)):
-        why = "which is not its own file" if own.origin != own_file(old) else "together with others"
-        raise Conflict(
-            f"machine {old} is declared in {own.origin}, {why}",
-            hint=f"call it [machines.{new}] there, then run machctl rename {old} {new} again",
-        )
-    if paths.update_record(old) in host.files:
-        raise Conflict(
-            f"an update of machine {old} was killed, and is to be taken back",
-            hint="machctl gc does that; then rename it",
-        )
     if paths.unit_dropin(update_timer(old)) in host.files:
         from machines.plan.schedule import plan_moved
 

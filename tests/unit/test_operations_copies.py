@@ -17,7 +17,7 @@ from machines.cli.verbs import run
 from machines.declare.fleet import FLEET_FILE, own_file, parse_fleet
 from machines.declare.links import parse_link
 from machines.declare.write import write_machine
-from machines.errors import Conflict, NotFound
+from machines.errors import Conflict, NotFound, Several
 from machines.model.base import Payload
 from machines.model.machine import Machine, Publish
 from machines.model.observed import Link
@@ -155,3 +155,21 @@ def test_archive_whose_ports_are_taken_starts_on_demand_by_those_that_are_left(
 def brought(host: FakeHost, said: Machine) -> Any:
     host.archives = SimpleNamespace(kind=lambda path: "tar", declaration=lambda path, form: write_machine(said))
     return asyncio.run(bring("/dev/null", None, host, REPORTER, forget=True, form=None, trust=False, dry_run=True))
+
+
+def test_a_rename_names_all_that_stands_in_the_way_at_once(host: FakeHost) -> None:
+    create(host, web())
+    host.files.texts[FLEET_FILE] = host.files.texts.pop(own_file("web"))
+    host.running = lambda: {"web": "systemd-nspawn@web.service"}  # type: ignore[method-assign]
+    with pytest.raises(Several) as caught:
+        asyncio.run(copies.rename("web", "site", host, REPORTER, dry_run=False))
+    assert [error.message for error in caught.value.errors] == [
+        f"machine web is declared in {FLEET_FILE}, which is not its own file",
+        "machine web is running",
+    ]
+    assert caught.value.exit_code == 5
+    host.files.texts[FLEET_FILE] = host.files.texts[FLEET_FILE].replace("[machines.web]", "[machines.site]")
+    with pytest.raises(Conflict, match=r"^machine web is running$"):
+        asyncio.run(copies.rename("web", "site", host, REPORTER, dry_run=False))
+    host.running = dict  # type: ignore[method-assign]
+    assert asyncio.run(copies.rename("web", "site", host, REPORTER, dry_run=True))
