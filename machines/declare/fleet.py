@@ -179,20 +179,32 @@ def _machine(name: str, table: Table, group: str) -> Machine | None:
     except MachctlError as error:
         table.fail("", error.message, error.hint)
         return None
+    before = len(table.errors)
     machine = read_machine(name, table, group=group)
-    for wrong in check_machine(machine):
-        table.fail("", wrong.message, wrong.hint)
+    # What could not be read is not among the items that are counted.
+    whole = len(table.errors) == before
+    for key, wrong in _wrong_with(machine):
+        table.fail(key if whole else key.partition("[")[0], wrong.message, wrong.hint)
     return machine
 
 
 def check_machine(machine: Machine) -> list[MachctlError]:
     """Give what is wrong with a machine's values taken together, each being right by itself."""
-    errors: list[MachctlError] = []
-    errors += check_links(machine)
-    errors += check_ports(machine)
-    found = [bind.destination for bind in machine.binds]
-    for value in sorted({value for value in found if found.count(value) > 1}):
-        errors.append(InvalidValue(f"bind {value} of {machine.name} is given twice", hint="leave one out"))
+    return [error for _, error in _wrong_with(machine)]
+
+
+def _wrong_with(machine: Machine) -> list[tuple[str, MachctlError]]:
+    """Give what is wrong with a machine's values taken together, each with the key it is in, "" for none alone."""
+    found: list[tuple[str, MachctlError]] = []
+    if machine.binds or machine.has_settings:
+        from machines.declare.runtime import check_places
+
+        found += check_places(machine)
+    return found + [("", error) for error in _check_together(machine)]
+
+
+def _check_together(machine: Machine) -> list[MachctlError]:
+    errors = [*check_links(machine), *check_ports(machine)]
     if machine.has_settings:
         from machines.declare.runtime import check_settings
 

@@ -157,20 +157,27 @@ def check_settings(machine: Machine) -> list[MachctlError]:
                 hint="leave out its environment, or read-only and volatile",
             )
         )
-    errors += _check_places(machine)
     return errors
 
 
-def _check_places(machine: Machine) -> list[MachctlError]:
-    """Give the places in the tree of which two things want to be seen."""
-    found = [
-        *(bind.destination for bind in machine.binds), *(tmpfs.path for tmpfs in machine.tmpfs),
-        *(device.path for device in machine.devices),
-    ]  # fmt: skip
-    return [
-        InvalidValue(f"{place} of {machine.name} is given twice, by binds, tmpfs or devices", hint="leave one out")
-        for place in sorted({place for place in found if found.count(place) > 1})
-    ]
+def check_places(machine: Machine) -> list[tuple[str, MachctlError]]:
+    """Give the places in the tree of which two things want to be seen, each with the key of the second."""
+    given = {
+        "binds": [bind.destination for bind in machine.binds],
+        "tmpfs": [tmpfs.path for tmpfs in machine.tmpfs],
+        "devices": [device.path for device in machine.devices],
+    }
+    first: dict[str, str] = {}
+    found: dict[str, tuple[str, MachctlError]] = {}
+    for key, places in given.items():
+        for index, place in enumerate(places):
+            if place not in first:
+                first[place] = key
+            elif place not in found:
+                by = f"by {key}" if first[place] == key else f"by {first[place]} and {key}"
+                said = f"{place} of {machine.name} is given twice, {by}"
+                found[place] = (f"{key}[{index}]", InvalidValue(said, hint="leave one out"))
+    return list(found.values())
 
 
 def write_swap(size: int) -> int | str:

@@ -170,7 +170,7 @@ def test_empty_fleet(text: str) -> None:
         ("bridges = []", "machines.web: web is on no bridge"),
         ("publish = ['x']", "machines.web.publish[0]: published port 'x': 'x' is not a port"),
         ("publish = ['1:80', '1:81']", "machines.web: ports 1:80 and 1:81 of web are the same on the host"),
-        ("binds = ['/a:/x', '/b:/x']", "machines.web: bind /x of web is given twice"),
+        ("binds = ['/a:/x', '/b:/x']", "machines.web.binds[1]: /x of web is given twice, by binds"),
         ("autostart = 'yes'", "machines.web.autostart: must be true or false, is a string"),
         ("hostname = 1", "machines.web.hostname: must be a string, is a number"),
         ("hostname = 2026-01-01", "machines.web.hostname: must be a string, is a date"),

@@ -174,3 +174,26 @@ def test_plan_says_what_check_says() -> None:
     assert sorted(error.message for error in caught.value.errors) == sorted(error.message for error in checked)
     assert len(checked) == 3
     assert all(isinstance(error, InvalidFile) for error in checked)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ('binds = [\n"/a:/x",\n"/b:/x:ro"]', "/a:11: machines.m0.binds[1]: /x of m0 is given twice, by binds"),
+        (
+            'binds = ["/a:/x"]\ntmpfs = ["/x"]',
+            "/a:10: machines.m0.tmpfs[0]: /x of m0 is given twice, by binds and tmpfs",
+        ),
+        (
+            'binds = ["/a:/dev/x"]\ndevices = ["/dev/x"]',
+            "/a:10: machines.m0.devices[0]: /dev/x of m0 is given twice, by binds and devices",
+        ),
+    ],
+)
+def test_a_place_that_is_given_twice_is_told_once_where_it_is(said: str, wanted: str) -> None:
+    text = '[defaults]\nsource = "debian"\n'
+    lines = "\n" * 5
+    assert wrong(f"{text}{lines}[machines.m0]\n{said}\n") == [wanted]
+    (one, two) = wrong(f"{text}{lines}[machines.m0]\nbinds = ['no', '/a:/x', '/b:/x']\n")
+    assert one.startswith("/a:9: machines.m0.binds")
+    assert two.startswith("/a:9: machines.m0.binds")
