@@ -45,15 +45,19 @@ def parse_fleet(files: Mapping[str, str]) -> tuple[dict[str, Machine], list[Mach
     A machine with an error in it is left out of the first and named in the second.
     """
     fleet = read_fleet(files)
-    return fleet.machines, fleet.errors
+    return fleet.machines, [*fleet.errors, *fleet.clashes]
 
 
 class Fleet(NamedTuple):
-    """Declaration files, read: machines by name, all that is wrong, and of that what each machine left out has."""
+    """Declaration files, read: machines by name, all that is wrong, and of that what each machine left out has.
+
+    ``clashes`` is what is wrong beside that: each machine and network is right by itself, and not all can be had.
+    """
 
     machines: dict[str, Machine]
     errors: list[MachctlError]
     broken: dict[str, list[MachctlError]]
+    clashes: list[MachctlError]
 
     def wrong_with(self, name: str) -> list[MachctlError]:
         """Give why a machine is not among the machines; nothing if it is just not declared."""
@@ -74,6 +78,7 @@ def read_fleet(files: Mapping[str, str]) -> Fleet:
             below.add(top)
         below.check(errors)
     networks: dict[str, DeclaredNetwork] = {}
+    clashes: list[MachctlError] = []
     reading = _Reading(below, braces=any("{" in text or "}" in text for text in files.values()))
     for top in tops:
         if "images" in top.values:
@@ -94,11 +99,13 @@ def read_fleet(files: Mapping[str, str]) -> Fleet:
     if networks or any(has_shared(machine) for machine in machines.values()):
         from machines.declare.together import check_together
 
+        own = len(errors)
         check_together(machines, networks, reading.tables, errors)
-    if not errors:
-        return Fleet(machines, [], {})
+        clashes, errors[own:] = errors[own:], []
+    if not (errors or clashes):
+        return Fleet(machines, [], {}, [])
     broken = {name: located(wrong, files) for name, wrong in reading.broken.items()}
-    return Fleet(machines, located(errors, files), broken)
+    return Fleet(machines, located(errors, files), broken, located(clashes, files))
 
 
 def has_shared(machine: Machine) -> bool:

@@ -50,7 +50,7 @@ def check_files(files: Mapping[str, str]) -> Checked:
     """Read declaration files, path to text, and find all that is wrong."""
     fleet = read_fleet(files)
     networks, wrong = parse_networks(files)
-    errors = located([*fleet.errors, *wrong], files)
+    errors = located([*fleet.errors, *fleet.clashes, *wrong], files)
     errors.sort(key=lambda error: (getattr(error, "file", ""), getattr(error, "line", None) or 0))
     return Checked(tuple(sorted(files)), tuple(fleet.machines), tuple(networks), tuple(errors))
 

@@ -29,10 +29,13 @@ def one_file(host: Host) -> str:
     return host.declarations[0] if len(host.declarations) == 1 else ""
 
 
-def declared_machines(host: Host) -> dict[str, Machine]:
-    """Give everything that is declared on this host. Raises InvalidFile for all that is wrong in the files."""
+def declared_machines(host: Host, *, together: bool = True) -> dict[str, Machine]:
+    """Give everything that is declared on this host. Raises InvalidFile for all that is wrong in the files.
+
+    Whoever makes nothing of it need not have it ``together``: as in the middle of a rename, which has both names.
+    """
     fleet = _read(host)
-    raise_all(fleet.errors)
+    raise_all([*fleet.errors, *(fleet.clashes if together else ())])
     return fleet.machines
 
 

@@ -26,7 +26,7 @@ def plan_down(names: list[str], host: Host, *, terminate: bool = False) -> tuple
     Of machines that do not run there is no plan. Raises NotFound for a name that is not declared.
     """
     check_ready(host, verb="down")
-    declared = declared_machines(host)
+    declared = declared_machines(host, together=False)
     running = host.running()
     machines = chosen_machines(names, declared, host, verb="down")
     raise_all(said_twice(machines, host))

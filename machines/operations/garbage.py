@@ -44,7 +44,7 @@ async def collect_garbage(
     async with host.files.fleet_lock():
         temporary = host.files.abandoned()
         leftovers = host.pool.leftovers()
-        observed, declared, storage = observe(host), declared_machines(host), host.storage
+        observed, declared, storage = observe(host), declared_machines(host, together=False), host.storage
         kept = storage.layer_leftovers() | storage.snapshot_leftovers() | storage.restored_leftovers()
         held = host.freezer.held_machines()
         known = {*leftovers.values(), *kept.values(), *held, *observed.records}

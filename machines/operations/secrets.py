@@ -58,7 +58,7 @@ def remove_secrets(names: list[str], host: Host, *, force: bool, dry_run: bool =
     _check_root("rm")
     if not force:
         # A machine whose declaration cannot be read needs its secrets all the same.
-        declared_machines(host)
+        declared_machines(host, together=False)
     kept, named = host.secrets.stored(), users(host)
     raise_all([NotFound(f"there is no secret {name}", hint="machctl secret ls") for name in names if name not in kept])
     needed = [name for name in names if name in named and not force]

@@ -255,7 +255,7 @@ def _volumes(machine: Machine | None, observed: Observed, host: Host) -> tuple[t
         return (), {}
     try:
         # Who cannot be read may write to the same places, and would lose it.
-        declared = declared_machines(host)
+        declared = declared_machines(host, together=False)
     except MachctlError as error:
         raise InvalidFile(
             f"{error.message}; so nobody knows who else writes where {machine.name} does",

@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from acting import declare
+from acting import REPORTER, create, declare, web
 from fakes import FakeHost
 from machines.declare.fleet import parse_fleet
 from machines.errors import InvalidFile, Several
+from machines.model.machine import Publish
 from machines.operations.checking import check_files
+from machines.operations.declared import declared_machines
+from machines.operations.down import plan_down
 from machines.operations.fleetplan import fleet_plan
+from machines.operations.garbage import collect_garbage
 
 NETWORKS = """
 [networks.aa]
@@ -197,3 +203,14 @@ def test_a_place_that_is_given_twice_is_told_once_where_it_is(said: str, wanted:
     (one, two) = wrong(f"{text}{lines}[machines.m0]\nbinds = ['no', '/a:/x', '/b:/x']\n")
     assert one.startswith("/a:9: machines.m0.binds")
     assert two.startswith("/a:9: machines.m0.binds")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_makes_no_machine_goes_on_where_two_want_the_same(host: FakeHost) -> None:
+    create(host, web(publish=(Publish(8080, 80),)))
+    # So it is where a rename was killed that had written the one and not yet removed the other.
+    declare(host, "site", 'publish = ["8080:80"]')
+    asyncio.run(collect_garbage(host, REPORTER, dry_run=False))
+    assert plan_down(["web"], host)[0] == {}
+    with pytest.raises(InvalidFile, match="port 8080:80 of web is one of site"):
+        declared_machines(host)
