@@ -126,4 +126,13 @@ def test_a_file_beside(host: Host) -> None:
             f"machine many-1 is declared in {FILE} and in /root/other.toml", "take it out of one of the two"
         )
     host.machctl("plan", "-f", "/root/none.toml", status=4).says("there is no file /root/none.toml")
+    network = "[networks.{}]\nsubnet = '10.60.0.0/{}'\n"
+    machine = "[machines.{}]\nsource = 'debian'\npublish = ['8084:80']\n"
+    clash = network.format("aa", 24) + network.format("bb", 16) + machine.format("one") + machine.format("two")
+    host.write("/root/other.toml", clash)
+    for verb in ("check", "plan", "diff", "apply"):
+        host.machctl(verb, "-f", "/root/other.toml", status=8).says(
+            "/root/other.toml:4: networks.bb.subnet: 10.60.0.0/16 overlaps 10.60.0.0/24 of network aa",
+            "/root/other.toml:10: machines.two.publish[0]: port 8084:80 of two is one of one",
+        )
     host.sh("rm /root/other.toml")
