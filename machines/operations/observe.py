@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from machines.declare.fleet import DECLARATIONS
 from machines.declare.links import OUTSIDE
+from machines.declare.values import parse_publish
 from machines.errors import MachctlError, NotPermitted
 from machines.model.machine import Machine
 from machines.model.names import machine_unit
@@ -84,7 +85,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
     patterns = ["systemd-networkd.service", RESOLVED, NETWORK_MANAGER, "firewalld.service"]
     patterns += ["machctl-*", "systemd-nspawn@*", "var-lib-mach*.mount"]
     states = host.units.states(patterns) if booted else {}
-    active = frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
+    active = _active(states)
     up = frozenset(unit for unit, state in states.items() if unit.startswith("systemd-nspawn@") and state == "active")
     sources = [bind.source for machine in machines for bind in machine.binds]
     there = [path for path in sources if os.path.exists(path)]
@@ -98,6 +99,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
     files = host.files.read_files(dict.fromkeys((*host.declarations, *DECLARATIONS, *_PATTERNS)))
     records = read_records(host)
     secrets = _secrets(host, machines)
+    listeners, active = _listeners(host, machines, active, records)
     missing = [machine for machine in machines if machine.name not in trees]
     return Observed(
         euid=os.geteuid(),
@@ -127,7 +129,7 @@ def observe(host: Host, machines: Iterable[Machine] = (), *, kernel: bool | None
         links=host.facts.links(),
         routes=host.facts.routes(),
         routes6=host.facts.routes6(),
-        listeners=_listeners(host, machines, active, records),
+        listeners=listeners,
         dns=host.facts.dns(),
         local_dns=host.facts.local_dns(),
         nat=_nat(host, files, listed) if listed else None,
@@ -184,10 +186,15 @@ def _systemd(host: Host, machines: list[Machine]) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
+def _active(states: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(unit for unit, state in states.items() if state in {"active", "activating"})
+
+
 def _listeners(
-    host: Host, machines: list[Machine], active: Container[str], records: Mapping[str, Record]
-) -> tuple[Listener, ...]:
-    """The sockets that listen, where ports are to be published that are not, or that nobody listens on yet.
+    host: Host, machines: list[Machine], active: frozenset[str], records: Mapping[str, Record]
+) -> tuple[tuple[Listener, ...], frozenset[str]]:
+    """The sockets that listen, where ports are to be published that are not, or that nobody listens on yet; and the
+    units that are ``active``, with the sockets of machines that have begun to listen since these were read.
 
     The kernel goes through all of its tables for these, 5 ms for each (proc_net_tcp in its documentation).
     """
@@ -196,7 +203,19 @@ def _listeners(
     new = any(
         (name, str(port)) not in had or paths.port_unit(name, port, "socket") not in active for name, port in ports
     )
-    return host.facts.listeners() if new else ()
+    if not new:
+        return (), active
+    found = host.facts.listeners()
+    units: dict[tuple[int, str], set[str]] = {}
+    for name, port in (*ports, *((name, parse_publish(text)) for name, text in had)):
+        units.setdefault((port.host, port.protocol), set()).add(paths.port_unit(name, port, "socket"))
+    heard = [units.get((listener.port, listener.protocol), set()) for listener in found]
+    if unclear := sorted({unit for own in heard if not own & active for unit in own}):
+        # Whose they are only the states of now tell. Of a socket that has come and gone meanwhile nothing listens now.
+        active |= _active(host.units.states(unclear))
+        again = set(host.facts.listeners())
+        found = tuple(listener for listener in found if listener in again)
+    return found, active
 
 
 def _inner_links(

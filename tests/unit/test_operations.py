@@ -24,6 +24,7 @@ from machines.operations.garbage import collect_garbage
 from machines.operations.observe import observe
 from machines.operations.records import read_records, write_record
 from machines.operations.remove import remove
+from machines.plan.check import check_machine
 from machines.render import paths
 from samples import PAYLOAD, machine
 
@@ -408,3 +409,44 @@ def test_who_listens_is_asked_where_other_ports_are_to_be_published(ports: tuple
     host.facts.listeners = lambda: asked.append(1) or ()
     observe(host, [web(publish=tuple(map(parse_publish, ports)))])
     assert len(asked) == looks
+
+
+SOCKET = "machctl-port-web_8080.socket"
+
+
+@pytest.mark.parametrize(
+    ("later", "stays", "error"),
+    [
+        ({SOCKET}, True, []),
+        (set(), False, []),
+        (set(), True, ["port 8080 is taken: a process of this host listens on it"]),
+    ],
+)
+def test_a_socket_of_ours_that_begins_to_listen_while_the_host_is_looked_at_is_ours(
+    later: set[str], *, stays: bool, error: list[str]
+) -> None:
+    host = FakeHost()
+    create(host, web())
+    asked: list[list[str]] = []
+    heard = iter([(Listener("127.0.0.1", 8080),), (Listener("127.0.0.1", 8080),) if stays else ()])
+    host.facts.listeners = lambda: next(heard)
+
+    def states(patterns: list[str]) -> dict[str, str]:
+        asked.append(patterns)
+        return dict.fromkeys(host.active | (later if len(asked) > 1 else set()), "active")
+
+    host.units.states = states
+    observed = observe(host, [web()])
+    assert asked[1:] == [[SOCKET]]
+    errors = [each.message for each in check_machine(web(), observed, {"web": web()})]
+    assert [each for each in errors if "port" in each] == error
+
+
+def test_units_are_asked_for_once_where_others_listen() -> None:
+    host = FakeHost()
+    asked: list[int] = []
+    states = host.units.states
+    host.units.states = lambda patterns: asked.append(1) or states(patterns)
+    host.facts.listeners = lambda: (Listener("0.0.0.0", 22),)
+    observe(host, [web()])
+    assert len(asked) == 1
