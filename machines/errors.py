@@ -73,6 +73,10 @@ class Canceled(CommandFailed):
     """A job of systemd's ended because another of the same unit took its place."""
 
 
+class StartedTooOften(CommandFailed):
+    """systemd refused to start a unit, as it had been started a few times just before (StartLimitBurst=)."""
+
+
 class TimedOut(MachctlError):
     """The time limit of the caller ran out."""
 

@@ -273,6 +273,8 @@ class _Run:
             if isinstance(step, steps.StartMachine):
                 dispatch_start(name, self._host)
             else:
+                # Nobody is there to try again what systemd refuses as it was started a few times before.
+                self._host.units.reset_failed(machine_unit(name))
                 self._host.units.dispatch("restart", machine_unit(name))
         elif isinstance(step, steps.StartMachine):
             self._reporter.step(step)

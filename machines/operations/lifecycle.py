@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from machines.errors import CommandFailed, NotFound, NotRunning, TimedOut
+from machines.errors import Canceled, CommandFailed, NotFound, NotRunning, StartedTooOften, TimedOut
 from machines.model.names import machine_unit
 from machines.render.paths import layer, mount_units, tree
 
@@ -71,26 +72,46 @@ async def finish_start(name: str, job: str, host: Host) -> None:
 
     Raises CommandFailed with what nspawn said last; the caller owns the time limit.
     """
-    try:
-        await host.jobs.wait_started(machine_unit(name), job)
-    except CommandFailed as error:
-        raise _not_started(name, error, host) from error
+    await _started(name, host, lambda: host.jobs.wait_started(machine_unit(name), job))
 
 
 def wait_started(name: str, job: str, host: Host, *, timeout: float) -> None:
     """Do as finish_start() does, within ``timeout`` seconds, for one machine and without asyncio. Raises TimedOut."""
+    unit = machine_unit(name)
     try:
-        started = host.units.wait_started(machine_unit(name), job, timeout=timeout)
+        try:
+            started = host.units.wait_started(unit, job, timeout=timeout)
+        except StartedTooOften:
+            host.units.reset_failed(unit)
+            started = host.units.wait_started(unit, host.units.start(unit), timeout=timeout)
     except CommandFailed as error:
         raise _not_started(name, error, host) from error
     if not started:
         raise TimedOut(f"start {name} took longer than {timeout:g} seconds", hint="give it more with --timeout")
 
 
+async def _started(name: str, host: Host, start: Callable[[], Awaitable[None]]) -> None:
+    """Have a machine started, by a job that is refused where a few others came just before it as well.
+
+    systemd counts all starts of a unit, asked for or not (systemd.unit(5), StartLimitBurst=): the limit is there for
+    machines that end as soon as they start. Of a restart it refuses the second half, and the machine would stay down.
+    """
+    try:
+        try:
+            await start()
+        except StartedTooOften:
+            host.units.reset_failed(machine_unit(name))
+            await host.jobs.start(machine_unit(name))
+    except CommandFailed as error:
+        raise _not_started(name, error, host) from error
+
+
 def _not_started(name: str, error: CommandFailed, host: Host) -> CommandFailed:
     unit = machine_unit(name)
+    # Where its job was not done at all, what it said last is of the time before.
+    undone = isinstance(error, (Canceled, StartedTooOften))
     return CommandFailed(
-        f"machine {name} did not start: {_last_words(unit, host) or error.message}",
+        f"machine {name} did not start: {('' if undone else _last_words(unit, host)) or error.message}",
         hint=f"all it said: journalctl -u {unit}",
     )
 
@@ -101,10 +122,7 @@ async def restart_machine(name: str, host: Host) -> None:
     To systemd it is one job: it is not left half done where nobody waits for it any more.
     """
     resume(name, host)
-    try:
-        await host.jobs.restart(machine_unit(name))
-    except CommandFailed as error:
-        raise _not_started(name, error, host) from error
+    await _started(name, host, lambda: host.jobs.restart(machine_unit(name)))
 
 
 def resume(name: str, host: Host) -> None:
@@ -145,7 +163,7 @@ def _last_words(unit: str, host: Host) -> str:
         who, what = str(entry.get("SYSLOG_IDENTIFIER", "")), entry.get("MESSAGE")
         if not isinstance(what, str) or not what.strip():
             continue
-        if who == "systemd" and what.startswith("Starting "):
+        if who == "systemd" and what.startswith(("Starting ", "Stopped ")):
             break
         if who == "systemd-nspawn":
             # What its inner process says of the end of the outer one may come last.

@@ -80,6 +80,13 @@ def test_restart_starts_what_does_not_run(debian: Road) -> None:
     assert debian.host.state("debian") == "running"
 
 
+def test_a_start_is_not_refused_for_those_before_it(debian: Road) -> None:
+    # systemd allows five in ten seconds (systemd-system.conf(5), DefaultStartLimitBurst=).
+    unit = UNIT.format("debian")
+    debian.host.sh(f"for i in 1 2 3 4 5 6; do systemctl restart {unit} || break; done; systemctl stop {unit} || :")
+    debian.host.machctl("start", "debian", "--wait", "ip").says("started debian")
+
+
 def test_machine_dies_with_its_unit_and_the_other_way_round(debian: Road) -> None:
     host = debian.host
     host.sh("systemctl stop systemd-nspawn@debian")

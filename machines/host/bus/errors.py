@@ -15,6 +15,7 @@ from machines.errors import (
     NotFound,
     NotPermitted,
     NotRunning,
+    StartedTooOften,
     TimedOut,
     Unsupported,
 )
@@ -138,6 +139,7 @@ def job_failed(doing: str, unit: str, result: str) -> MachctlError:
         "exit-code": "its main process ended with an error",
         "dependency": "a unit that it needs failed",
         "canceled": "another job came in its way",
+        "start-limit-hit": "it was started too often within a short time",
     }.get(result, result)
-    kind = Canceled if result == "canceled" else CommandFailed
-    return kind(f"cannot {doing}: {reason}", hint=hint)
+    kinds: dict[str, type[CommandFailed]] = {"canceled": Canceled, "start-limit-hit": StartedTooOften}
+    return kinds.get(result, CommandFailed)(f"cannot {doing}: {reason}", hint=hint)
