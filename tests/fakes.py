@@ -319,6 +319,7 @@ class FakeHost:
                 **dict.fromkeys(self.active, "active"),
             },
             changed=lambda units: frozenset(),
+            starting=lambda unit: False,
             run_jobs=lambda verb, units: [self.call(f"{verb} {unit}") for unit in units],
             reset_failed=lambda unit: None,
             reload=lambda: self.call("reload systemd"),

@@ -206,6 +206,11 @@ class Units:
         """Give the active state of loaded units."""
         return {name: state.active for name, state in self._manager.unit_states(patterns).items()}
 
+    def starting(self, unit: str) -> bool:
+        """Tell whether a unit is on its way up."""
+        state = self._manager.unit_states([unit]).get(unit)
+        return state is not None and (state.active == "activating" or state.job in {"start", "restart"})
+
     def usage(self, unit: str) -> dict[str, object]:
         """Give what a unit uses."""
         import datetime

@@ -226,15 +226,20 @@ def lock(name: str, *, what: str) -> Iterator[None]:
     """
     _make_directory(LOCK_DIRECTORY)
     path = f"{LOCK_DIRECTORY}/{name}.lock"
+    looks = 3
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "?"
+            # Who waited for it, or has it just now, is in no file yet.
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or next(iter(_holders(os.fstat(fd))), "")
             os.close(fd)
+            looks -= 1
+            if not holder and looks:  # they have given it back just now
+                continue
             raise Conflict(
-                f"{what} is being changed by another machctl (process {holder})",
+                f"{what} is being changed by another machctl (process {holder or '?'})",
                 hint="wait for it to end, then try again",
             ) from None
         # Whoever had it before may have removed the file: a lock on a file without a name keeps nobody out.
@@ -324,12 +329,15 @@ async def _locked(path: str, flags: int) -> int:
 def is_locked(name: str) -> bool:
     """Tell whether a process holds the lock ``name`` right now, without taking it for even a moment (proc_locks(5))."""
     try:
-        inode = os.stat(f"{LOCK_DIRECTORY}/{name}.lock").st_ino
+        return bool(_holders(os.stat(f"{LOCK_DIRECTORY}/{name}.lock")))
     except FileNotFoundError:
         return False
-    return any(
-        line.split()[1] == "FLOCK" and f":{inode} " in line for line in (read_text("/proc/locks") or "").splitlines()
-    )
+
+
+def _holders(found: os.stat_result) -> list[str]:
+    """Give the numbers of the processes that hold the lock of a file (proc_locks(5))."""
+    lines = [line for line in (read_text("/proc/locks") or "").splitlines() if f":{found.st_ino} " in line]
+    return [words[4] for words in map(str.split, lines) if words[1] == "FLOCK"]
 
 
 def this_process() -> str:

@@ -280,6 +280,9 @@ class Units(Protocol):
     def changed(self, units: Mapping[str, str]) -> frozenset[str]:
         """Give those units whose files have changed since systemd read them, which is kept in their files."""
 
+    def starting(self, unit: str) -> bool:
+        """Tell whether a unit is on its way up, or systemd has a job that is to start it."""
+
     def start(self, unit: str) -> str:
         """Dispatch a job that starts a unit and give its name; wait_started() waits for it, or that of Jobs."""
 

@@ -173,6 +173,20 @@ def _remove_tree(step: steps.RemoveTree, host: Host) -> None:
         _refuse_running(step.machine, host)
     if step.layer:
         host.storage.unmount(step.layer)
+    try:
+        _remove_unmounted(step, host)
+    except Conflict:
+        own = (paths.tree(step.layer), f"{paths.layer(step.layer)}/lower") if step.layer else ()
+        if not any(host.pool.is_mounted(place) for place in own):
+            raise
+        # By a start of it, or for a copy of it.
+        raise Conflict(
+            f"machine {step.layer} was mounted again while it was removed",
+            hint=f"machctl rm {step.layer} once more, or machctl gc, finishes it",
+        ) from None
+
+
+def _remove_unmounted(step: steps.RemoveTree, host: Host) -> None:
     if step.layer and step.path == paths.layer(step.layer):
         # All there can be of it in the pool is the directory that it was to be mounted on.
         with contextlib.suppress(OSError):

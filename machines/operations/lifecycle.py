@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from machines.errors import Canceled, CommandFailed, NotFound, NotRunning, StartedTooOften, TimedOut
+from machines.errors import Canceled, CommandFailed, MachctlError, NotFound, NotRunning, StartedTooOften, TimedOut
 from machines.model.names import machine_unit
 from machines.render.paths import layer, mount_units, tree
 
@@ -46,6 +46,8 @@ async def dispatch_together(name: str, host: Host) -> str:
 def _check_tree(name: str, host: Host) -> None:
     found = host.pool.trees().get(name)
     if found is None:
+        if gone := _gone(name, host, declared=True):
+            raise gone
         raise NotFound(
             f"machine {name} has no tree in /var/lib/machines",
             hint=f"if it is declared, machctl apply {name} makes it anew; machctl rm {name} forgets it",
@@ -106,7 +108,25 @@ async def _started(name: str, host: Host, start: Callable[[], Awaitable[None]]) 
         raise _not_started(name, error, host) from error
 
 
-def _not_started(name: str, error: CommandFailed, host: Host) -> CommandFailed:
+def _gone(name: str, host: Host, *, declared: bool = False) -> NotFound | None:
+    """Say that a machine that is to start has been removed since, or is just now; None where that is not so.
+
+    With ``declared`` one that is, and not made, has not been removed.
+    """
+    from machines.operations.declared import readable_machines
+    from machines.operations.records import read_records
+
+    record = read_records(host).get(name)
+    if record is not None and record.intent == "remove":
+        return NotFound(f"machine {name} is being removed", hint=f"if nobody is at it: machctl rm {name} finishes it")
+    if record is not None or name in host.pool.trees() or (declared and name in readable_machines(host, name=name)):
+        return None
+    return NotFound(f"machine {name} was removed meanwhile", hint="machctl list shows the machines there are")
+
+
+def _not_started(name: str, error: CommandFailed, host: Host) -> MachctlError:
+    if gone := _gone(name, host):
+        return gone
     unit = machine_unit(name)
     # Where its job was not done at all, what it said last is of the time before.
     undone = isinstance(error, (Canceled, StartedTooOften))

@@ -106,4 +106,11 @@ def _looked(name: str, host: Host, *, force: bool) -> tuple[Mapping[str, Machine
             f"machine {name} is running",
             hint=f"stop it first: machctl stop {name}; or: machctl rm --force {name}",
         )
+    unit = machine_unit(name)
+    if name not in observed.running and host.units.starting(unit):
+        if not force:
+            hint = f"wait until it has started; or: machctl rm --force {name}"
+            raise Conflict(f"machine {name} is starting", hint=hint)
+        # Its job may wait for others still.
+        observed = replace(observed, active=observed.active | {unit})
     return declared, observed

@@ -79,6 +79,16 @@ def test_lock_that_another_process_has_names_it(locks: Path) -> None:
             pass
 
 
+def test_lock_that_somebody_waited_for_names_who_has_it(locks: Path) -> None:
+    async def scenario() -> None:
+        async with files.wait_lock("machine-web"):
+            with pytest.raises(Conflict) as caught, files.lock("machine-web", what="machine web"):
+                pass
+            assert caught.value.message == f"machine web is being changed by another machctl (process {os.getpid()})"
+
+    asyncio.run(scenario())
+
+
 def test_lock_is_free_after_its_holder_was_killed(locks: Path) -> None:
     with held_by_another(ONE, locks, "machine-web") as other:
         other.kill()
