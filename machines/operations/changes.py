@@ -14,6 +14,7 @@ from machines.model.ids import first_of_range
 from machines.model.snapshot import Origin
 from machines.operations.copies import find_snapshot, tree_of
 from machines.operations.differences import compare
+from machines.operations.forgetting import not_kept
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
 
@@ -33,6 +34,9 @@ def changes(name: str, host: Host, *, before: str | None, after: str | None) -> 
         raise Unsupported(f"machine {name} is a disk image; what is in it cannot be compared", hint="machctl shell")
     # The later one first: once something is mounted for this process alone, it does not see what others mount.
     now = _snapshot(name, after, host) if after else _now(name, observed.trees[name].path, record.storage, host)
+    missing = not_kept(name, host) if not after else ""
+    if missing:
+        now = now._replace(unread=(*now.unread, f"{missing.replace('it', name, 1)}, which it forgets when it stops"))
     if before is not None:
         return compare(_snapshot(name, before, host), now)
     base = observed.bases.get(record.base)

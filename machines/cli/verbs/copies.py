@@ -13,6 +13,7 @@ from machines.cli.running import run
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue
 from machines.operations import copies
+from machines.operations.forgetting import as_it_was
 
 TAKEN_BACK = "what was half done has been taken back"
 
@@ -33,7 +34,7 @@ def clone(
     if identity not in {"new", "keep"}:
         raise InvalidValue(f"{identity!r} is no identity", hint="use --identity new or keep")
     source, host, progress = one(source), RealHost(), Progress(options)
-    running = source in host.running()
+    how = as_it_was(source, host)
     try:
         plan, left_out = run(
             copies.clone(
@@ -50,9 +51,7 @@ def clone(
         show_plan({name: plan}, options)
         return
     if not options.quiet:
-        of = (
-            f"snapshot {snapshot} of {source}" if snapshot else f"{source}, as it was while running" * running or source
-        )
+        of = f"snapshot {snapshot} of {source}" if snapshot else f"{source}{how}"
         note(f"cloned {name} from {of}" + (f"; without {', '.join(left_out)}" if left_out else ""))
     if start or wait:
         from machines.cli.verbs.life import start_all

@@ -19,6 +19,7 @@ from machines.cli.wire import RealHost
 from machines.errors import InvalidValue, NotPermitted
 from machines.model.names import check_kept_name
 from machines.operations import copies
+from machines.operations.forgetting import not_kept
 
 COLUMNS = ("machine", "name", "created", "note")
 
@@ -42,6 +43,7 @@ def create(
         return
     if snapshot:
         check_kept_name(snapshot, what="a snapshot")
+    missing = not_kept(name, host)
     try:
         taken = run(
             copies.take(name, snapshot, host, progress, dry_run=options.dry_run),
@@ -54,7 +56,8 @@ def create(
         progress.clear()
     if not options.quiet:
         word = "would take" if options.dry_run else "took"
-        note(f"{word} snapshot {taken.name} of {name}; to go back to it: machctl restore {name} {taken.name}")
+        back = f"to go back to it: machctl restore {name} {taken.name}"
+        note(f"{word} snapshot {taken.name} of {name}{_without(missing)}; {back}")
 
 
 def _in_turn(name: str, snapshot: str, keep: str, host: RealHost, options: Options) -> None:
@@ -65,7 +68,7 @@ def _in_turn(name: str, snapshot: str, keep: str, host: RealHost, options: Optio
             f"--keep {keep} is no number of snapshots" if not snapshot else "--keep chooses the name itself",
             hint="machctl snapshot create NAME --keep 7",
         )
-    progress = Progress(options)
+    progress, missing = Progress(options), not_kept(name, host)
     try:
         work = take_in_turn(name, int(keep), host, progress, dry_run=options.dry_run)
         taken, gone = run(work, timeout=options.timeout, what=f"snapshot {name}", afterwards=TAKEN_BACK)
@@ -73,7 +76,12 @@ def _in_turn(name: str, snapshot: str, keep: str, host: RealHost, options: Optio
         progress.clear()
     if not options.quiet:
         would = "would take" if options.dry_run else "took"
-        note(f"{would} snapshot {taken.name} of {name}" + (f"; removed {', '.join(gone)}" if gone else ""))
+        removed = f"; removed {', '.join(gone)}" if gone else ""
+        note(f"{would} snapshot {taken.name} of {name}{_without(missing)}{removed}")
+
+
+def _without(missing: str) -> str:
+    return f", without {missing}" if missing else ""
 
 
 def ls(

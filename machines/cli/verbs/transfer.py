@@ -17,6 +17,7 @@ from machines.cli.verbs.copies import TAKEN_BACK
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue
 from machines.operations import transfer
+from machines.operations.forgetting import as_it_was
 from machines.operations.inspect import require
 
 
@@ -37,7 +38,7 @@ def export(
         require([name], host)
         note(f"would write {name} to {file}")
         return
-    live = name in host.running()
+    how = as_it_was(name, host)
     try:
         path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
         run(
@@ -49,7 +50,7 @@ def export(
     finally:
         progress.clear()
     if not options.quiet and file != "-":
-        note(f"exported {name} to {file}" + ", as it was while running" * live)
+        note(f"exported {name} to {file}{how}")
 
 
 def import_(
