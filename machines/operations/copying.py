@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 STREAM = "-"
 
+# What nspawn mounts in every machine, and what leads there in all of them (file-hierarchy(7)).
+_MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
+_LINKS = {"/var/run": "/run", "/var/lock": "/run/lock"}
+
 
 @contextlib.contextmanager
 def sides(words: Sequence[str], host: Host) -> Iterator[list[Place | None]]:
@@ -33,6 +37,17 @@ def sides(words: Sequence[str], host: Host) -> Iterator[list[Place | None]]:
             if name:
                 found[name] = _root(name, host, locks)
         yield [None if word == STREAM else _side(word, found) for word in words]
+
+
+def hidden(place: Place | None) -> str:
+    """Give what of a machine that does not run lies over a place in its tree once it does; "" for nothing."""
+    if place is None or not place.machine or place.root.startswith("/proc/"):
+        return ""
+    path = os.path.normpath(place.path)
+    for link, target in _LINKS.items():
+        if path == link or path.startswith(f"{link}/"):
+            path = target + path.removeprefix(link)
+    return next((over for over in _MOUNTED if path == over or path.startswith(f"{over}/")), "")
 
 
 def is_machine(word: str) -> bool:

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from machines.cli.options import Options
+from machines.cli.verbs import copy as verb
 from machines.errors import Conflict, InvalidValue, MachctlError, NotFound
-from machines.host.archive.copying import copy, pack, unpack
+from machines.host.archive.copying import check, copy, pack, unpack
 from machines.model.place import Place
-from machines.operations.copying import is_machine
+from machines.operations.copying import hidden, is_machine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -130,3 +135,60 @@ def test_which_words_mean_a_machine() -> None:
     assert [is_machine(word) for word in ("web:/x", "web:x", "-", "./a:b", "/a:b", "a")] == [True, True, *[False] * 4]
     with pytest.raises(InvalidValue):
         is_machine(":/x")
+
+
+def test_a_file_that_is_cut_off_leaves_nothing(machine: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole").write_bytes(b"w" * 1000)
+    (tmp_path / "rnd").write_bytes(os.urandom(100_000))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("whole", "rnd"):
+            tar.add(tmp_path / name, name)
+    os.truncate(tmp_path / "a.tar", 50_000)
+    web = Place("web", str(machine), "/dir", SHIFT)
+    with (tmp_path / "a.tar").open("rb") as file, pytest.raises(MachctlError):
+        unpack(file.fileno(), web, progress=quiet)
+    assert sorted(path.name for path in (machine / "dir").iterdir()) == ["sub", "whole"]
+
+
+def test_a_dry_run_looks_as_the_copy_does(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web = Place("web", str(machine), "/dir", SHIFT)
+    check(web, web._replace(path="/etc"))
+    check(web, None)
+    check(None, web)
+    for source, target in ((web._replace(path="/none"), web), (web, web._replace(path="/no/where")), (None, None)):
+        with pytest.raises(NotFound):
+            check(source, target or web._replace(path="/none"))
+    with pytest.raises(InvalidValue, match="into itself"):
+        check(web, web._replace(path="/dir/sub"))
+    assert sorted(path.name for path in (machine / "dir").iterdir()) == ["sub"]
+
+    @contextlib.contextmanager
+    def sides(words: list[str], _: object) -> Iterator[list[Place]]:
+        yield [Place("", "/", words[0]), web._replace(path=words[1].removeprefix("web:"))]
+
+    monkeypatch.setattr(verb, "sides", sides)
+    context = SimpleNamespace(obj=Options(dry_run=True))
+    with pytest.raises(NotFound, match="nosuch"):
+        verb.cp(context, f"{machine.parent}/nosuch", "web:/etc/", archive=False, follow=False)
+    assert capsys.readouterr().err == ""
+    (machine / "tmp").mkdir()
+    verb.cp(context, "/etc/hostname", "web:/tmp/x", archive=False, follow=False)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: web does not run, and does not see this once it does: /tmp is another there",
+        "would copy /etc/hostname to web:/tmp/x",
+    ]
+
+
+def test_what_is_hidden_once_a_machine_runs() -> None:
+    stopped = Place("web", "/var/lib/machines/web", "/")
+    seen = {
+        path: hidden(stopped._replace(path=path)) for path in ("/run/x", "/tmp", "/dev/shm/a", "/root", "/var/run/x")
+    }
+    assert seen == {"/run/x": "/run", "/tmp": "/tmp", "/dev/shm/a": "/dev", "/root": "", "/var/run/x": "/run"}
+    assert hidden(stopped._replace(path="/srv/../tmp/x")) == "/tmp"
+    assert hidden(stopped._replace(path="/runner")) == ""
+    assert hidden(Place("web", "/proc/5/root", "/run/x")) == ""
+    assert hidden(Place("", "/", "/run/x")) == ""
+    assert hidden(None) == ""

@@ -11,7 +11,8 @@ from machines.cli.progress import Progress
 from machines.cli.running import run
 from machines.cli.wire import RealHost
 from machines.errors import InvalidValue
-from machines.operations.copying import STREAM, is_machine, sides
+from machines.model.place import Place
+from machines.operations.copying import STREAM, hidden, is_machine, sides
 
 
 def cp(
@@ -31,10 +32,11 @@ def cp(
         raise InvalidValue("an archive would garble the terminal", hint=f"machctl cp {source} - >FILE.tar")
     if source == STREAM and sys.stdin.isatty():
         raise InvalidValue("stdin is a terminal, not a tar archive", hint=f"machctl cp - {target} <FILE.tar")
+    progress = Progress(options)
     if options.dry_run:
+        _check(source, target, progress, follow=follow)
         note(f"would copy {source} to {target}")
         return
-    progress = Progress(options)
     try:
         count = run(
             _copy(source, target, progress, archive=archive, follow=follow),
@@ -46,6 +48,20 @@ def cp(
         progress.clear()
     if not options.quiet and target != STREAM:
         note(f"copied {source} to {target}: {count} {'entry' if count == 1 else 'entries'}")
+
+
+def _check(source: str, target: str, progress: Progress, *, follow: bool) -> None:
+    from machines.host.archive import copying
+
+    with sides([source, target], RealHost()) as (here, there):
+        copying.check(here, there, follow=follow)
+        _warn(there, progress)
+
+
+def _warn(target: Place | None, progress: Progress) -> None:
+    if over := hidden(target):
+        assert target is not None
+        progress.warn(f"{target.machine} does not run, and does not see this once it does: {over} is another there")
 
 
 async def _copy(source: str, target: str, progress: Progress, *, archive: bool, follow: bool) -> int:
@@ -68,6 +84,7 @@ async def _copy(source: str, target: str, progress: Progress, *, archive: bool, 
     def work() -> Counts:
         with sides([source, target], host) as found:
             here, there = found
+            _warn(there, progress)
             if here is None:
                 assert there is not None
                 return copying.unpack(sys.stdin.fileno(), there, progress=report, archive=archive)

@@ -33,25 +33,8 @@ def copy(source: Place, target: Place, *, progress: Progress, archive: bool = Fa
     """
     with _opened(source, follow=follow) as (fd, entries):
         directory = stat.S_ISDIR(os.fstat(fd).st_mode)
-        there = _look(target)
-        into = there is not None and stat.S_ISDIR(there.st_mode)
-        if there is not None and directory and not into:
-            raise Conflict(f"{target} is no directory, but {source} is one", hint="name a directory, or a new path")
-        if there is None and target.path.endswith("/") and not directory:
-            raise NotFound(f"there is no directory {target}", hint="make it first, or leave the / at its end away")
-        if not into and target.path.endswith("/") and not directory:
-            raise Conflict(f"{target} is no directory")
-        path = target.path.rstrip("/") or "/"
-        if into and not (directory and _means_contents(source.path)):
-            name = os.path.basename(os.path.normpath(source.path).rstrip("/"))
-            above = path
-        elif into:
-            name, above = "", path
-        else:
-            above, name = os.path.split(path)
-        if into and not name and not _means_contents(source.path):
-            raise InvalidValue(f"{source} has no name of its own", hint=f"copy what is in it: {source}/.")
-        with _directory(target._replace(path=above or ("/" if target.path.startswith("/") else "."))) as parent:
+        above, name = _lands(source, target, directory=directory)
+        with _directory(above) as parent:
             if directory:
                 _refuse_into_itself(source, target, fd, parent)
             if name:
@@ -59,6 +42,48 @@ def copy(source: Place, target: Place, *, progress: Progress, archive: bool = Fa
             else:
                 chosen = (entry for entry in entries if entry.path)
             return _write(chosen, parent, target, name=str(source), progress=progress, archive=archive)
+
+
+def check(source: Place | None, target: Place | None, *, follow: bool = False) -> None:
+    """Raise what copy(), pack() or unpack() would raise before anything is written; None is a stream."""
+    if source is None:
+        assert target is not None
+        with _directory(target):
+            return
+    with _opened(source, follow=follow) as (fd, _):
+        if target is None:
+            return
+        directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+        above, _ = _lands(source, target, directory=directory)
+        with _directory(above) as parent:
+            if directory:
+                _refuse_into_itself(source, target, fd, parent)
+
+
+def _lands(source: Place, target: Place, *, directory: bool) -> tuple[Place, str]:
+    """Give the directory that ``source`` comes to lie in and what it is called there, "" for what is in it.
+
+    ``directory`` says whether it is one. Raises Conflict, InvalidValue, NotFound.
+    """
+    there = _look(target)
+    into = there is not None and stat.S_ISDIR(there.st_mode)
+    if there is not None and directory and not into:
+        raise Conflict(f"{target} is no directory, but {source} is one", hint="name a directory, or a new path")
+    if there is None and target.path.endswith("/") and not directory:
+        raise NotFound(f"there is no directory {target}", hint="make it first, or leave the / at its end away")
+    if not into and target.path.endswith("/") and not directory:
+        raise Conflict(f"{target} is no directory")
+    path = target.path.rstrip("/") or "/"
+    if into and not (directory and _means_contents(source.path)):
+        name = os.path.basename(os.path.normpath(source.path).rstrip("/"))
+        above = path
+    elif into:
+        name, above = "", path
+    else:
+        above, name = os.path.split(path)
+    if into and not name and not _means_contents(source.path):
+        raise InvalidValue(f"{source} has no name of its own", hint=f"copy what is in it: {source}/.")
+    return target._replace(path=above or ("/" if target.path.startswith("/") else ".")), name
 
 
 def pack(source: Place, fd: int, *, progress: Progress, follow: bool = False) -> Counts:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -208,6 +209,12 @@ class TreeWriter:
             if entry.xattrs:
                 self._set_xattrs(fd, entry.xattrs)
             os.utime(fd, ns=_nanoseconds(entry.mtime))
+        except BaseException:
+            # Nobody is to take a part of it for the whole.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(fd)):
+                    os.unlink(name, dir_fd=directory)
+            raise
         finally:
             os.close(fd)
 
