@@ -67,7 +67,7 @@ def thaw(name: str) -> None:
 def pause(name: str) -> bool:
     """Hold a machine still until resume(); false where it is so already. Raises as freeze() does."""
     entry = registered_machine(name)
-    if entry is not None and is_paused(entry):
+    if entry is not None and _is_paused(entry):
         return False
     freeze(name)
     if entry is not None:
@@ -94,8 +94,13 @@ def follow(group: str) -> None:
             _set(group, frozen=False)
 
 
-def is_paused(entry: Registered) -> bool:
+def is_paused(name: str) -> bool:
     """Tell whether somebody wants a machine to be held still: by pause(), or by "systemctl freeze"."""
+    entry = registered_machine(name)
+    return entry is not None and _is_paused(entry)
+
+
+def _is_paused(entry: Registered) -> bool:
     unit = _unit(entry)
     if unit is None:
         return False
@@ -104,20 +109,19 @@ def is_paused(entry: Registered) -> bool:
 
 def refuse_paused(name: str) -> None:
     """Raise Conflict for a machine that is paused: it would answer nobody."""
-    entry = registered_machine(name)
-    if entry is not None and is_paused(entry):
+    if is_paused(name):
         raise Conflict(f"machine {name} is paused", hint=f"machctl resume {name}")
 
 
 def paused_machines(running: Iterable[Registered] | None = None) -> frozenset[str]:
     """Give the machines that somebody wants to be held still, of those ``running`` where that is known."""
-    return frozenset(entry.name for entry in (registered() if running is None else running) if is_paused(entry))
+    return frozenset(entry.name for entry in (registered() if running is None else running) if _is_paused(entry))
 
 
 def held_machines() -> frozenset[str]:
     """Give the machines that are held still, although nobody wants them to be paused: they are being copied."""
     found = ((entry, _unit(entry)) for entry in registered())
-    return frozenset(entry.name for entry, unit in found if unit and _is_frozen(unit) and not is_paused(entry))
+    return frozenset(entry.name for entry, unit in found if unit and _is_frozen(unit) and not _is_paused(entry))
 
 
 def _unit(entry: Registered | None) -> str | None:

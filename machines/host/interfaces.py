@@ -10,7 +10,9 @@ from socket import socket
 from typing import NoReturn, Protocol
 
 from machines.host.protocols import Events as Events
+from machines.host.protocols import Freezer as Freezer
 from machines.host.protocols import Prober as Prober
+from machines.host.protocols import Registered as Registered
 from machines.host.protocols import Secrets as Secrets
 from machines.host.protocols import Upkeep as Upkeep
 from machines.model.base import Base, Payload
@@ -42,21 +44,6 @@ class SourceMaker(Protocol):
 
         On failure or cancellation nothing of a tool is left running or mounted. Raises MachctlError.
         """
-
-
-class Registered(Protocol):
-    """A running machine in machined's books."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def class_(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def leader(self) -> int: ...
-    @property
-    def since_usec(self) -> int: ...
 
 
 class Files(Protocol):
@@ -207,18 +194,6 @@ class Facts(Protocol):
     def journal_links(self, trees: Iterable[Tree]) -> dict[str, str]: ...
     def sysctl(self, name: str) -> int | None: ...
     def set_sysctl(self, name: str, value: int) -> None: ...
-
-
-class Freezer(Protocol):
-    """machines.host.freezer"""
-
-    def freeze(self, name: str) -> bool: ...
-    def thaw(self, name: str) -> None: ...
-    def pause(self, name: str) -> bool: ...
-    def resume(self, name: str) -> str: ...
-    def refuse_paused(self, name: str) -> None: ...
-    def paused_machines(self, running: Iterable[Registered] | None = None) -> frozenset[str]: ...
-    def held_machines(self) -> frozenset[str]: ...
 
 
 class Hosts(Protocol):

@@ -1,14 +1,42 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""More of what the rooms above see of the host (interfaces.py): probes of machines, and events that concern them."""
+"""More of what the rooms above see of the host (interfaces.py): those that run, probes of them, and what concerns them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from machines.model.base import Payload
 from machines.model.health import Health, Outcome
 from machines.model.update import Volume
+
+
+class Registered(Protocol):
+    """A running machine in machined's books."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def class_(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def leader(self) -> int: ...
+    @property
+    def since_usec(self) -> int: ...
+
+
+class Freezer(Protocol):
+    """machines.host.freezer"""
+
+    def freeze(self, name: str) -> bool: ...
+    def thaw(self, name: str) -> None: ...
+    def pause(self, name: str) -> bool: ...
+    def resume(self, name: str) -> str: ...
+    def is_paused(self, name: str) -> bool: ...
+    def refuse_paused(self, name: str) -> None: ...
+    def paused_machines(self, running: Iterable[Registered] | None = None) -> frozenset[str]: ...
+    def held_machines(self) -> frozenset[str]: ...
 
 
 class Prober(Protocol):

@@ -199,7 +199,7 @@ class Round:
         return 0 <= elapsed < self._interval * _EARLY
 
     def _begin(self, prober: Prober) -> None:
-        now, goes_on, paused = time.monotonic(), self._goes_on(), self._host.freezer.paused_machines()
+        now, goes_on = time.monotonic(), self._goes_on()
         for name, each in self._machines.items():
             # Before it has booted there is nothing to find, at the price of what boots.
             if each.due > now or name in self._booting or prober.busy(name) or (each.had and not goes_on):
@@ -210,7 +210,7 @@ class Round:
                 self._host.files.write_file(paths.health_file(name), write_state(each.state))
             due, pause = next_probe(each.state, each.health, time.time(), each.pause)
             self._machines[name] = each._replace(due=now + due - time.time(), pause=pause, had=True)
-            if name in paused:
+            if self._host.freezer.is_paused(name):
                 continue
             # Somebody holds it still to copy it, or is about to stop it; or waits for what comes of this.
             if not self._host.files.is_locked(machine_lock(name)) or self._host.files.is_locked(waiting_lock(name)):
@@ -240,7 +240,7 @@ class Round:
             # The clock was set back: it began now, not at some time to come.
             each = each._replace(state=each.state._replace(since=time.time()))
         unit = "active" if outcome.ok else self._unit_state(name)
-        if unit in _ENDING or (not outcome.ok and name in self._host.freezer.paused_machines()):
+        if unit in _ENDING or (not outcome.ok and self._host.freezer.is_paused(name)):
             # It was told to stop or to pause, by whomever: no failure, and nothing to be done about.
             return
         starts = each.state.state == STARTING and time.time() - each.state.since >= each.health.start_period

@@ -147,7 +147,7 @@ async def restart_machine(name: str, host: Host) -> None:
 
 def resume(name: str, host: Host) -> None:
     """Let a machine go on that is paused; another one is fine."""
-    if name in host.freezer.paused_machines() and (unit := host.freezer.resume(name)):
+    if host.freezer.is_paused(name) and (unit := host.freezer.resume(name)):
         host.units.thaw(unit)
 
 
