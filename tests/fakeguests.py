@@ -46,6 +46,9 @@ class FakeGuests:
         whole = root + path
         self.texts = {name: text for name, text in self.texts.items() if not f"{name}/".startswith(f"{whole}/")}
 
+    def make_directory(self, root: str, path: str) -> None:
+        self.texts.setdefault(root + path, "a directory")
+
     def copy_directories(self, root: str, other: str, path: str) -> None:
         self.copied.append(path)
 

@@ -171,6 +171,14 @@ def remove_file(root: str, path: str) -> None:
         os.close(fd)
 
 
+def make_directory(root: str, path: str) -> None:
+    """Make a directory in the tree, its root user's, with its parents; one that is there is left as it is.
+
+    Raises MachctlError where something that is no directory is in the way.
+    """
+    os.close(_make_directories(root, path, os.stat(root)))
+
+
 def copy_directories(root: str, other: str, path: str) -> None:
     """Make the directories above ``path`` that are missing in ``root`` as they are in the tree ``other``.
 

@@ -254,3 +254,13 @@ def test_no_descriptor_is_left_open(tree: Path, outside: Path) -> None:
     with pytest.raises(MachctlError):
         guest.write_file(str(tree), "/var/x/y", "")
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_directory_is_made_and_one_that_is_there_is_left(tree: Path) -> None:
+    guest.make_directory(str(tree), "/usr")
+    assert stat.S_IMODE((tree / "usr").stat().st_mode) == 0o755
+    (tree / "usr").chmod(0o700)
+    guest.make_directory(str(tree), "/usr")
+    assert stat.S_IMODE((tree / "usr").stat().st_mode) == 0o700
+    with pytest.raises(MachctlError, match="/etc/hostname"):
+        guest.make_directory(str(tree), "/etc/hostname")

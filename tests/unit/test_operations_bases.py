@@ -242,6 +242,8 @@ def test_tree_without_an_init_is_left_as_it_is() -> None:
     assert {path.removeprefix(tree) for path in host.guests.texts if path.startswith(f"{tree}/")} == {
         "/etc/hosts",
         "/etc/machine-id",
+        # Without that nspawn would not have it.
+        "/usr",
     }
     assert "Boot=no" in host.files.texts[paths.settings_file("web")]
     assert fleetplan.fleet_plan([], host, verb="plan").plans == {"web": [], "": []}
