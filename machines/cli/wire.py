@@ -238,6 +238,10 @@ class Units:
 
         return changed_units(units, lambda unit: bool(self._manager.unit_property(unit, UNIT, "NeedDaemonReload", "b")))
 
+    def allowed_devices(self, unit: str) -> tuple[tuple[str, str], ...]:
+        """Give the devices that a unit may use, and what it may do with them."""
+        return self._manager.allowed_devices(unit)
+
     def start(self, unit: str) -> str:
         """Dispatch a job that starts a unit."""
         return self._manager.start(unit)

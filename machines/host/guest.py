@@ -81,6 +81,19 @@ def exists(root: str, path: str) -> bool:
     return True
 
 
+def is_executable(root: str, path: str) -> bool:
+    """Tell whether ``path`` leads to a file within the tree that anybody may execute."""
+    try:
+        fd = open_in_root(root, path, flags=os.O_PATH)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return stat.S_ISREG(found.st_mode) and found.st_mode & 0o111 != 0
+
+
 def read_plain_file(root: str, path: str) -> str | None:
     """Do as read_file(), but give None for a path with a symlink in it; needs no ctypes, which takes 4 ms to import."""
     with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from terminal import Terminal
 from throwaway import Host, Roads, until
 
 # A shell and a few programs, in $1/$2 or, where that is bin, in a tree that has no /usr: "FROM scratch".
@@ -67,9 +68,38 @@ def host(request: pytest.FixtureRequest, roads: Roads) -> Iterator[Host]:
         found.run("rm", "-rf", "/root/small")
 
 
+def test_a_command_runs_in_place_of_an_init(host: Host) -> None:
+    make_image(host, Cmd=["sh", "-c", "echo of the image; exit 3"])
+    assert host.machctl("run", SOURCE, status=3).stdout == "of the image\n"
+    for status in (0, 1, 5, 125, 255):
+        words = ("sh", "-c", f'echo "$GREETING"; echo bad >&2; exit {status}')
+        done = host.machctl("--quiet", "run", SOURCE, "--", *words, status=status)
+        assert (done.stdout, done.stderr) == ("good day\n", "bad\n")
+    # It has ended before its links are looked at.
+    for _ in range(5):
+        assert host.machctl("--quiet", "run", "--bridge", "br0", SOURCE, "--", "true").stderr == ""
+    assert host.machctl("run", SOURCE, "--", "cat", stdin="words\n").stdout == "words\n"
+    host.machctl("run", SOURCE, "--", "nosuch", status=127).says("nosuch")
+    host.machctl("run", SOURCE, "--", "/etc/passwd", status=126).says("/etc/passwd")
+    script = "echo ready; read -r word; echo +$word+; exit 4"
+    with Terminal(host.argv("machctl", "run", SOURCE, "--", "sh", "-c", script)) as terminal:
+        terminal.expect("ready")
+        terminal.type("typed\n")
+        terminal.expect(r"\+typed\+")
+        assert terminal.ended() == 4
+
+
+def test_what_nspawn_cannot_set_up_is_no_status_of_the_command(host: Host) -> None:
+    make_image(host, Cmd=["sh"], WorkingDir="/nosuch")
+    host.machctl("run", SOURCE, "--", "true", status=125).says("not run", "/nosuch")
+    host.machctl("run", "--bind", "/root/small/gone:/mnt", SOURCE, "--", "true", status=125)
+
+
 def test_an_image_that_has_no_usr_runs(host: Host) -> None:
     make_image(host, programs="bin", Cmd=["sleep", "600"])
     assert not host.exists("/root/small/tree/usr")
+    done = host.machctl("run", SOURCE, "--", "sh", "-c", "echo here; exit 7", status=7)
+    assert done.stdout == "here\n"
     host.machctl("create", SOURCE, "web", "--start")
     assert until(lambda: host.inside("web", "id -u"), bool) == "0"
     root, usr = host.sh("cd $1 && stat -c %u . && stat -c '%u %a' usr", host.tree("web")).split("\n")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from functools import partial
 from typing import NoReturn
 
@@ -17,17 +18,21 @@ from machines.cli.running import run
 from machines.cli.verbs.create import SOURCE_HELP, machine_of
 from machines.cli.verbs.enter import OWN_FAILURE
 from machines.cli.wire import RealHost
-from machines.errors import MachctlError, TimedOut
+from machines.errors import CommandFailed, MachctlError, TimedOut
 from machines.host.run import attached
 from machines.model.base import Payload
 from machines.model.limits import PROPERTIES
 from machines.model.machine import Machine
+from machines.model.names import machine_unit
 from machines.operations import fleet, lifecycle
 from machines.operations.records import read_records
 from machines.operations.remove import remove
 from machines.operations.reporter import Reporter
 from machines.plan.steps import Plan
 from machines.render import paths
+
+# What names a run in the entries of the journal that its nspawn writes.
+_MARK = "MACHCTL_RUN"
 
 
 def run_(
@@ -132,30 +137,61 @@ def _run_payload(name: str, payload: Payload, host: RealHost) -> int:
     The machine's own unit would connect it to the journal: this one has the same settings and limits.
     """
     _check_command(name, payload, host)
-    dropin = host.files.read_text(paths.dropin_file(name)) or ""
-    kept = ("ExecStartPost=", *(f"{key}=" for key in PROPERTIES.values()))
+    lines = (host.files.read_text(paths.dropin_file(name)) or "").splitlines()
+    limits = tuple(f"{key}=" for key in PROPERTIES.values())
+    after = [line.partition("=")[2].removeprefix("-") for line in lines if line.startswith("ExecStartPost=")]
+    mark, began = os.urandom(8).hex(), time.time()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    return attached(
+    # nspawn makes nodes of devices that the template has it use, and more of them with each version.
+    devices = host.units.allowed_devices(machine_unit(name))
+    status = attached(
         [
             "systemd-run", "--quiet", "--wait", "--collect", "--pty" if terminal else "--pipe",
             "--service-type=notify", "--slice=machine.slice", f"--unit=machctl-run-{name}",
             "--property=Delegate=yes", "--property=KillMode=mixed", "--property=DevicePolicy=closed",
-            *(f"--property={line}" for line in dropin.splitlines() if line.startswith(kept)),
+            *(f"--property=DeviceAllow={device} {access}" for device, access in devices),
+            *(f"--property={line}" for line in lines if line.startswith(limits)),
+            # A short command has ended before these, which then find no machine: that is no failure of the command, and
+            # nothing to write where it writes. A specifier is one in files only (systemd.unit(5)).
+            *(f"--property=ExecStartPost=-/usr/bin/systemd-cat {each.replace('%%', '%')}" for each in after),
+            f"--property=LogExtraFields={_MARK}={mark}", "--setenv=SYSTEMD_LOG_TARGET=journal",
             "systemd-nspawn", "--quiet", "--keep-unit", "--network-veth", "-U", "--settings=override",
             f"--machine={name}", f"--console={'interactive' if terminal else 'pipe'}",
         ]
     )  # fmt: skip
+    # What nspawn cannot do ends with 1 as well, but of that it says something.
+    if status == 1 and (said := _said(mark, began, host)):
+        raise CommandFailed(f"the command was not run in {name}: {said}", exit_code=OWN_FAILURE)
+    return status
+
+
+def _said(mark: str, began: float, host: RealHost) -> str:
+    """Give the error that nspawn wrote into the journal, "" where it did not fail itself."""
+    import json
+
+    host.tools.run(["journalctl", "--sync"], check=False)
+    selection = ["--priority=err", f"--since=@{began:.6f}", "SYSLOG_IDENTIFIER=systemd-nspawn", "_TRANSPORT=journal"]
+    done = host.tools.run(["journalctl", "--quiet", "--no-pager", "--output=json", *selection], check=False)
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    mine = [entry for entry in entries if entry.get(_MARK) == mark]
+    # Of a process that has ended before journald looks at it, journald does not know whose it was.
+    unknown = [entry for entry in entries if "_SYSTEMD_UNIT" not in entry and _MARK not in entry]
+    # What follows the first one comes of it.
+    return next((str(entry.get("MESSAGE")).partition("\n")[0] for entry in [*mine, *unknown]), "")
 
 
 def _check_command(name: str, payload: Payload, host: RealHost) -> None:
-    """Raise what podman would exit with: 127 for a command that the image does not have."""
+    """Raise what podman would exit with: 127 for a command that the image does not have, 126 for one that is none."""
     command, tree = payload.command[0], paths.tree(name)
     search = (
         dict(each.partition("=")[::2] for each in payload.environment).get("PATH") or "/usr/bin:/bin:/usr/sbin:/sbin"
     )
     places = [command] if "/" in command else [f"{directory}/{command}" for directory in search.split(":")]
-    if not any(host.guests.exists(tree, place) for place in places):
+    found = [place for place in places if host.guests.exists(tree, place)]
+    if not found:
         raise MachctlError(f"there is no command {command!r} in the image", exit_code=127)
+    if not any(host.guests.is_executable(tree, place) for place in found):
+        raise MachctlError(f"{found[0]} in the image cannot be executed", hint="chmod +x it there", exit_code=126)
 
 
 def _remove(name: str, host: RealHost) -> None:

@@ -248,6 +248,10 @@ class SystemdManager:
         except BusError as error:
             raise error.translated(doing=doing) from None
 
+    def allowed_devices(self, unit: str) -> tuple[tuple[str, str], ...]:
+        """Give the devices that a unit may use, as paths or classes, and what it may do with them (DeviceAllow=)."""
+        return tuple((path, access) for path, access in self.unit_property(unit, SERVICE_UNIT, "DeviceAllow", "a(ss)"))
+
     def unit_details(self, unit: str) -> UnitDetails:
         """Give what is known of a service, running or not."""
 
