@@ -108,6 +108,11 @@ def test_many_networks_in_a_row_are_no_crash_loop() -> None:
     assert {"StartLimitIntervalSec=0", "SuccessExitStatus=SIGTERM"} <= set(unit)
 
 
+def test_many_machines_in_a_row_all_have_nat() -> None:
+    unit = (Path(__file__).parents[2] / "units/machctl-nat.service").read_text().splitlines()
+    assert "StartLimitIntervalSec=0" in unit
+
+
 def test_nft_table_is_loaded_by_one_at_a_time() -> None:
     host = FakeHost()
     held = []
