@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import BinaryIO, NoReturn
 
@@ -63,7 +63,8 @@ class _Ended(Exception):
 class Merged:
     """The journals that ``commands`` of journalctl(1) read, by machine; they have no --lines, --output and --follow.
 
-    ``command`` gives that of a machine that has just started.
+    ``command`` gives that of a machine that has just started. The journal of those that are ``lasting`` is the host's,
+    which goes on when they start.
     """
 
     def __init__(
@@ -71,9 +72,12 @@ class Merged:
         commands: Mapping[str, Sequence[str]],
         options: Options,
         command: Callable[[str], Sequence[str]] | None = None,
+        *,
+        lasting: Collection[str] = (),
     ) -> None:
         self._commands = dict(commands)
         self._command = command or self._commands.__getitem__
+        self._lasting = frozenset(lasting)
         self._json = options.output == "json"
         self._width = max(map(len, commands))
         self._colours = dict(zip(commands, _PALETTE * len(commands), strict=False)) if colours(options) else {}
@@ -85,11 +89,14 @@ class Merged:
 
     def past(self, count: int | None) -> None:
         """Print what is there, the last ``count`` entries of all or everything. Raises CommandFailed."""
-        wanted = [f"--lines={'all' if count is None else count}", "--show-cursor"]
+        wanted = f"--lines={'all' if count is None else count}"
+        # Where no entry matches, which may be of the host's alone, systemd 252 takes that for a failure.
+        cursor = {name: () if name in self._lasting else ("--show-cursor",) for name in self._commands}
         with ExitStack() as stack:
             null = _null(stack)
             streams = {
-                name: stack.enter_context(pipe(self._argv(name, *wanted), source=null)) for name in self._commands
+                name: stack.enter_context(pipe(self._argv(name, wanted, *cursor[name]), source=null))
+                for name in self._commands
             }
             # All of them run at the same time, each as far ahead as its pipe has room.
             merged: Iterable[Entry] = heapq.merge(
@@ -129,7 +136,7 @@ class Merged:
                 changes.take()
                 for name, leader in leaders.items():
                     leaders[name] = _leader(name) or leader
-                    if leaders[name] != leader:
+                    if leaders[name] != leader and name not in self._lasting:
                         self._awaited[name] = _Awaited(self._boots.get(name, ""), 0, _SILENT)
             self._read_anew(readers, null)
 

@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from machines.errors import NotFound, NotPermitted
+from machines.model.names import machine_unit
 from machines.operations.inspect import require
+from machines.operations.records import read_records
 
 if TYPE_CHECKING:
     from machines.host.interfaces import Host
 
 
-def journal_command(name: str, host: Host, arguments: Sequence[str]) -> list[str]:
-    """Give the journalctl command that reads the journal of machine ``name``.
+def without_init(host: Host) -> frozenset[str]:
+    """Name the machines that run a command in place of an init: what it prints is in the journal of the host."""
+    return frozenset(name for name, record in read_records(host).items() if record.payload)
+
+
+def journal_command(name: str, host: Host, arguments: Sequence[str], *, alone: Collection[str] = ()) -> list[str]:
+    """Give the journalctl command that reads the journal of machine ``name``; ``alone`` are those without an init.
 
     Raises NotFound where there is no such machine, or no journal as it never ran, NotPermitted without root.
     """
@@ -23,6 +30,11 @@ def journal_command(name: str, host: Host, arguments: Sequence[str]) -> list[str
     # Neither does journalctl(1) take --machine= from others, nor may they look at trees.
     if os.geteuid() != 0:
         raise NotPermitted(f"the journal of machine {name} needs root", hint="run it again with sudo")
+    if name in alone:
+        if any(word.startswith("--unit=") for word in arguments):
+            raise NotFound(f"machine {name} has no units, as it runs no systemd", hint=f"machctl logs {name}")
+        # Not by --unit=, which has what systemd says of the unit as well.
+        return ["journalctl", f"_SYSTEMD_UNIT={machine_unit(name)}", *arguments]
     if name in host.running():
         return ["journalctl", f"--machine={name}", *arguments]
     tree = host.pool.trees().get(name)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from terminal import Terminal
-from throwaway import Host, Roads, until
+from throwaway import Host, Roads, read_until, until
 
 # A shell and a few programs, in $1/$2 or, where that is bin, in a tree that has no /usr: "FROM scratch".
 IMAGE = r"""
@@ -104,3 +104,25 @@ def test_an_image_that_has_no_usr_runs(host: Host) -> None:
     assert until(lambda: host.inside("web", "id -u"), bool) == "0"
     root, usr = host.sh("cd $1 && stat -c %u . && stat -c '%u %a' usr", host.tree("web")).split("\n")
     assert usr == f"{root} 755"
+
+
+def test_what_it_prints_is_its_log(host: Host) -> None:
+    make_image(host, Cmd=["sh", "-c", "echo begun; echo bad >&2; while :; do sleep 1; echo again; done"])
+    host.machctl("create", SOURCE, "web", "--start")
+    host.machctl("create", SOURCE, "web2")
+    assert until(lambda: host.machctl("logs", "web").stdout, lambda text: "again" in text)
+    lines = [line.partition("]: ")[2] for line in host.machctl("logs", "web").stdout.splitlines()]
+    assert {"begun", "bad", "again"} <= set(lines)
+    # None of systemd's own.
+    assert not any(line.startswith(("Starting", "Started")) for line in lines), lines
+    assert len(host.machctl("logs", "web", "-n", "1").stdout.splitlines()) == 1
+    assert "begun" not in host.machctl("logs", "web", "--since", "now").stdout
+    with host.background("machctl", "logs", "web", "web2", "-f", "-n", "0") as process:
+        read_until(process.stdout, "again")
+        host.machctl("start", "web2")
+        said = read_until(process.stdout, "begun")
+        assert any("web2" in line for line in said.splitlines()[-1:]), said
+    host.machctl("stop", "web", "web2")
+    merged = host.machctl("logs", "web*", "--json").stdout.splitlines()
+    assert {json.loads(line)["MACHINE"] for line in merged} == {"web", "web2"}
+    host.machctl("logs", "web", "-u", "nginx", status=4).says("web", "no units")

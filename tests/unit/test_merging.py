@@ -216,3 +216,29 @@ def test_one_that_is_no_more_there_while_it_is_awaited_ends_nothing(
             time.sleep(0.01)
 
     follow_while(merged, boot)
+
+
+def test_the_journal_of_the_host_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines, opened = tmp_path / "machines", tmp_path / "opened"
+    machines.mkdir()
+    opened.touch()
+    monkeypatch.setattr("machines.cli.merging.MACHINES", str(machines))
+    monkeypatch.setattr("machines.cli.merging._SILENT", 0.01)
+    monkeypatch.setattr("machines.cli.merging._leader", lambda name: len(list(machines.iterdir())))
+    script = 'case "$*" in *--follow*) echo >>"$0/opened"; exec sleep 100;; esac'
+    merged = Merged({"web": ["sh", "-c", script, str(tmp_path)]}, Options(), lasting={"web"})
+
+    def boot() -> None:
+        while not opened.read_text():
+            time.sleep(0.01)
+        (machines / "web").touch()
+        time.sleep(0.3)
+
+    follow_while(merged, boot)
+    assert opened.read_text() == "\n"
+
+
+def test_no_entry_of_the_hosts_journal_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = 'case "$*" in *--show-cursor*) exit 1;; esac'
+    Merged({"web": ["sh", "-c", script, "x"], **commands(tmp_path, db=DB)}, Options(), lasting={"web"}).past(None)
+    assert len(capsys.readouterr().out.splitlines()) == 2
