@@ -30,8 +30,9 @@ class _NotPlain(Exception):
 
 def run() -> int:
     """Run machctl with sys.argv; every error becomes its lines on stderr and its exit status."""
-    words = hoist(sys.argv[1:], table.VERBS.keys() | table.ALIASES.keys())
+    words = sys.argv[1:]
     try:
+        words = hoist(words, table.VERBS.keys() | table.ALIASES.keys(), options_of)
         # What completes words in a shell says so in the environment.
         call = None if "_MACHCTL_COMPLETE" in os.environ else verb_of(words)
         if call is None:
@@ -50,6 +51,17 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     return status if isinstance(status, int) else 0
+
+
+def options_of(verb: str) -> dict[str, bool]:
+    """Give the options of a verb, which is none of a group, and whether each takes a value."""
+    function = getattr(import_module(f"machines.cli.verbs.{table.VERBS[verb][0]}"), table.function_name(verb))
+    names = function.__code__.co_varnames[1 : function.__code__.co_argcount]
+    declared = zip(names, function.__defaults__, strict=True)
+    kinds = function.__annotations__
+    given = [(option, kinds[name] != "bool") for name, each in declared for option in each.names]
+    # A flag and its opposite are one word in a declaration.
+    return {option: takes for names, takes in given for option in names.split("/")}
 
 
 def verb_of(words: Sequence[str]) -> Callable[[], object] | None:

@@ -126,3 +126,15 @@ def test_what_it_prints_is_its_log(host: Host) -> None:
     merged = host.machctl("logs", "web*", "--json").stdout.splitlines()
     assert {json.loads(line)["MACHINE"] for line in merged} == {"web", "web2"}
     host.machctl("logs", "web", "-u", "nginx", status=4).says("web", "no units")
+
+
+def test_options_may_stand_between_the_source_and_the_command(host: Host) -> None:
+    make_image(host, Cmd=["sleep", "600"])
+    assert host.machctl("run", SOURCE, "--name", "job", "--keep", "--", "sh", "-c", "echo hi").stdout == "hi\n"
+    assert host.state("job") == "stopped"
+    host.machctl("rm", "--force", "job")
+    host.machctl("create", SOURCE, "web", "--start")
+    assert host.machctl("exec", "web", "-e", "A=1", "--", "sh", "-c", "echo $A").stdout == "1\n"
+    host.machctl("run", SOURCE, "--nmae", "job", "--", "true", status=2).says("--nmae", "--name")
+    host.machctl("run", SOURCE, "--name", "job", "true", "--", "x", status=2).says("'true' is no option")
+    assert host.state("job") == ""

@@ -10,7 +10,9 @@ import click
 import pytest
 
 from machines.cli import app, quick, table
+from machines.cli.options import hoist
 from machines.cli.quick import _read, verb_of
+from machines.cli.words import bare
 
 # Old versions of typer use what old versions of click are about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -95,7 +97,9 @@ def test_global_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[2].output == "json"
 
 
-@pytest.mark.parametrize("line", ["rm", "rm --no-such web", "no-such-verb"])
+@pytest.mark.parametrize(
+    "line", ["rm", "rm --no-such web", "no-such-verb", "run debian --no-such -- sh", "exec web --usr bob -- id"]
+)
 def test_click_has_the_word_on_mistakes(line: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("sys.argv", ["machctl", *line.split()])
     assert quick.run() == 2
@@ -107,3 +111,14 @@ def test_every_verb_is_one_that_typer_takes() -> None:
     context = click.Context(group)
     for verb in table.VERBS:
         assert isinstance(group.get_command(context, verb), click.Command)
+
+
+@pytest.mark.parametrize("line", ["run debian --name tmp -p 80:80 -q -- sh -c x", "exec web -u bob -e A=1 -- ls -l"])
+def test_options_behind_the_machine_are_read_as_before_it(line: str) -> None:
+    words = hoist(line.split(), table.VERBS, quick.options_of)
+    verb = next(word for word in words if word in table.VERBS)
+    function, _ = read(verb)
+    theirs = app._command(verb, function).make_context("verb", words[words.index(verb) + 1 :]).params
+    assert (theirs.get("source"), theirs.get("name")) in {("debian", "tmp"), (None, "web")}
+    assert theirs["user"] in {None, "bob"}
+    assert bare(theirs["command"]) == line.partition(" -- ")[2].split()
