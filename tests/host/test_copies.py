@@ -218,7 +218,7 @@ def test_a_run_of_a_copy_leaves_the_other_as_it_was(btrfs: Host) -> None:
     assert btrfs.state("job") == ""
     assert btrfs.inside("debian", "cat /root/mine") == "mine"
     btrfs.machctl("run", "--package", "jq", "machine:debian", "--", "true", status=2).says("takes no packages")
-    btrfs.machctl("run", "machine:nosuch", "--", "true", status=125).says("no machine nosuch")
+    btrfs.machctl("run", "machine:nosuch", "--", "true", status=4).says("no machine nosuch")
     with btrfs.background("machctl", *words, "echo here; exec sleep 600") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"

@@ -92,7 +92,6 @@ def test_a_command_runs_in_place_of_an_init(host: Host) -> None:
 def test_what_nspawn_cannot_set_up_is_no_status_of_the_command(host: Host) -> None:
     make_image(host, Cmd=["sh"], WorkingDir="/nosuch")
     host.machctl("run", SOURCE, "--", "true", status=125).says("not run", "/nosuch")
-    host.machctl("run", "--bind", "/root/small/gone:/mnt", SOURCE, "--", "true", status=125)
 
 
 def test_an_image_that_has_no_usr_runs(host: Host) -> None:
@@ -138,3 +137,10 @@ def test_options_may_stand_between_the_source_and_the_command(host: Host) -> Non
     host.machctl("run", SOURCE, "--nmae", "job", "--", "true", status=2).says("--nmae", "--name")
     host.machctl("run", SOURCE, "--name", "job", "true", "--", "x", status=2).says("'true' is no option")
     assert host.state("job") == ""
+
+
+def test_what_is_not_there_to_run_in_is_no_status_of_the_command(host: Host) -> None:
+    host.machctl("run", "nosuch:x", "--", "true", status=2).says("nosuch:x")
+    host.machctl("run", "image:nosuch", "--", "true", status=4).says("no image nosuch")
+    host.machctl("run", "oci:/root/nosuch", "--", "true", status=4).says("/root/nosuch")
+    host.machctl("exec", "nosuch", "--", "true", status=4).says("no machine nosuch")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What machctl exec ends with where it is not the command's own status."""
+"""What machctl exec and run end with where it is not the command's own status."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from acting import declare
 from fakes import FakeHost
 from machines.cli import wire
+from machines.cli.options import Options
 from machines.cli.verbs import enter as verb
-from machines.errors import CommandFailed, MachctlError, NotFound, NotRunning, TimedOut, Unsupported
+from machines.cli.verbs import run as run_verb
+from machines.errors import CommandFailed, InvalidValue, MachctlError, NotFound, NotRunning, TimedOut, Unsupported
 from machines.host.bus import guest
 
 
@@ -70,3 +72,46 @@ def test_they_are_in_a_machine_without_an_init_too(monkeypatch: pytest.MonkeyPat
     assert status("web") == 125
     monkeypatch.setattr(verb, "_enter", failing(NotRunning("machine web has ended")))
     assert status("web") == 3
+
+
+def status_of_run(host: FakeHost, monkeypatch: pytest.MonkeyPatch, making: Any, running: Any) -> int:
+    async def make(*_: object, **__: object) -> None:
+        making()
+
+    def read(host: FakeHost) -> dict[str, Any]:
+        return {"job": SimpleNamespace(payload=None)}
+
+    for name, value in {
+        "RealHost": lambda: host, "_catch": lambda timeout: None, "_making": make, "read_records": read,
+        "_run": running, "_remove": lambda name, host: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(run_verb, name, value)
+    context: Any = SimpleNamespace(obj=Options())
+    with pytest.raises(MachctlError) as caught:
+        run_verb.run_(
+            context, "debian", ["true"], bridge=[], publish=[], bind=[], package=[],
+            memory=None, cpus=None, name="job", user=None, keep=False,  # type: ignore[arg-type]
+        )  # fmt: skip
+    return caught.value.exit_code
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (InvalidValue("no source"), 2),
+        (NotFound("no image"), 4),
+        (CommandFailed("no answer"), 125),
+        (TimedOut("took longer"), 124),
+    ],
+)
+def test_what_run_is_to_make_a_machine_of_is_as_exec_has_it(
+    error: MachctlError, wanted: int, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert status_of_run(host, monkeypatch, failing(error), failing(CommandFailed("not reached"))) == wanted
+
+
+def test_what_is_missing_in_a_machine_that_was_made_is_machctls_own_failure(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert status_of_run(host, monkeypatch, lambda: None, failing(NotFound("there is no user x"))) == 125
+    assert status_of_run(host, monkeypatch, lambda: None, failing(CommandFailed("no command", exit_code=127))) == 127

@@ -28,7 +28,11 @@ def exec_(
         None, "--tty/--no-tty", "-t/-T", help="With a terminal; as stdin and stdout are, if left out."
     ),
 ) -> None:
-    """Run a command in a machine. Its exit status is machctl's; 125 says that machctl itself failed."""
+    """Run a command in a machine. Its exit status is machctl's.
+
+    125 says that machctl itself failed, 126 and 127 that there is no such command; 2, 3 and 4 are as of other verbs:
+    wrong words, a machine that does not run, and none of that name.
+    """
     from machines.host.bus.guest import exec_in
 
     name = check_known_name(one(name))

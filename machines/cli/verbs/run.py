@@ -18,7 +18,7 @@ from machines.cli.running import run
 from machines.cli.verbs.create import SOURCE_HELP, machine_of
 from machines.cli.verbs.enter import OWN_FAILURE
 from machines.cli.wire import RealHost
-from machines.errors import CommandFailed, MachctlError, TimedOut
+from machines.errors import CommandFailed, MachctlError, NotFound, TimedOut
 from machines.host.run import attached
 from machines.model.base import Payload
 from machines.model.limits import PROPERTIES
@@ -49,7 +49,11 @@ def run_(
     user: str = words.Option(None, "--user", "-u", metavar="USER", help="Run the command as this user."),
     keep: bool = words.Option(False, "--keep", help="Keep the machine."),
 ) -> None:
-    """Run a command in a machine that is gone when it ends; its exit status is machctl's, 125 machctl's own failure."""
+    """Run a command in a machine that is gone when it ends. Its exit status is machctl's.
+
+    125 says that machctl itself failed, 126 and 127 that there is no such command; 2 and 4 are as of other verbs: wrong
+    words, and nothing there to make it of.
+    """
     options = context.obj
     command = words.bare(command)
     called = name or f"run-{os.urandom(3).hex()}"
@@ -83,7 +87,8 @@ def run_(
         else:
             status = _run(machine, command, host, user=user, timeout=options.timeout)
     except MachctlError as error:
-        if error.exit_code not in {2, 124, 126, 127}:
+        # What it is made of is not there: 4, as of a machine that exec is to run a command in.
+        if error.exit_code not in {2, 124, 126, 127} and (made or error.exit_code != NotFound.exit_code):
             error.exit_code = OWN_FAILURE
         raise
     finally:
