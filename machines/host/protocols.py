@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""More of what the rooms above see of the host (interfaces.py): those that run, probes of them, and what concerns them."""
+"""More of what the rooms above see of the host (interfaces.py): the machines that run, and what is done to those."""
 
 from __future__ import annotations
 
