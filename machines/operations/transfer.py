@@ -7,10 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 from machines.declare.fleet import check_machine, own_file, parse_fleet
+from machines.declare.links import OUTSIDE, format_link
 from machines.declare.ports import can_wake
 from machines.declare.write import write_machine
 from machines.errors import InvalidValue, MachctlError, NotFound, Unsupported, raise_all
 from machines.model.frozen import replace
+from machines.model.link import DEFAULT_LINKS
 from machines.model.machine import Machine
 from machines.model.names import check_new_name, machine_lock
 from machines.model.source import Source
@@ -123,6 +125,12 @@ def _without_given(machine: Machine) -> tuple[Machine, list[str]]:
             what = field.rstrip("s").replace("_", " ").replace("capabilitie", "capability")
             left_out += [f"{what} {each}" for each in value] if isinstance(value, tuple) else [what]
             machine = replace(machine, **{field: default})
+    if machine.network == "host":
+        return replace(machine, network="private", links=DEFAULT_LINKS), [*left_out, "the host's network"]
+    links = tuple(link for link in machine.links if link.kind not in OUTSIDE)
+    if links != machine.links:
+        left_out += [f"link {format_link(link)}" for link in machine.links if link.kind in OUTSIDE]
+        machine = replace(machine, links=links or DEFAULT_LINKS)
     return machine, left_out
 
 

@@ -24,6 +24,7 @@ from machines.host.archive.tarwriter import write_tar
 from machines.host.interfaces import Progress, SourceRequest
 from machines.host.sources import tar
 from machines.model.base import Payload
+from machines.model.link import Attachment
 from machines.model.machine import Machine
 from machines.model.source import Source
 from machines.operations.transfer import bring
@@ -94,6 +95,16 @@ def test_another_machine_has_not_the_declared_host_name(host: FakeHost) -> None:
             False,
             ["  without capability net_raw, capability sys_time, autostart; --trust takes them over"],
         ),
+        (
+            {"publish": (), "network": "host", "links": ()},
+            False,
+            ["  without the host's network; --trust takes it over"],
+        ),
+        (
+            {"publish": (), "links": (Attachment("interface", "eth0"), Attachment("bridge", "br0"))},
+            False,
+            ["  without link interface:eth0; --trust takes it over"],
+        ),
     ],
 )
 def test_trust_is_named_where_it_would_change_something(
@@ -159,6 +170,8 @@ def test_tar_says_what_runs_in_place_of_an_init(tmp_path: Path) -> None:
         (b'{"command": ["/bin/sh"], "directory": "/\\n[Files]\\nBind=/"}', "which is no line"),
         (b'{"command": ["/bin/sh", "\\nBind=/"]}', "line break"),
         (b'{"command": ["/bin/sh"], "user": "nobody\\nBind=/"}', "getent"),
+        (b'{"command": ["\\ud800"]}', "characters"),
+        (b'{"command": ["/bin/sh"], "environment": ["A=\\u0000"]}', "characters"),
     ],
 )
 def test_what_would_be_more_than_a_payload_is_refused(said: bytes, words: str, tmp_path: Path) -> None:

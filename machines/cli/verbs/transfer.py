@@ -64,7 +64,7 @@ def import_(
     ),
     form: str = words.Option(None, "--format", metavar="tar|oci", help="What it is, if that cannot be told."),
     trust: bool = words.Option(
-        False, "--trust", help="Let it have the directories of this host that the archive says."
+        False, "--trust", help="Let it have what the archive says of this host: directories, devices, links."
     ),
     start: bool = words.Option(False, "--start", help="Start it now."),
     wait: str = words.Option(None, "--wait", metavar="ip", help="With --start: wait until it has an address."),

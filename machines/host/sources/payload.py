@@ -17,7 +17,17 @@ def fitting(payload: Payload, root: str) -> Payload:
 
     What is fitting stays as it is. Raises NotFound, Unsupported.
     """
+    if not all(map(_can_be_passed, (*payload.command, *payload.environment, payload.directory, payload.user))):
+        raise Unsupported("what the image runs has characters in it that no program can be given", hint="correct it")
     return _in_lines(payload._replace(user=_user(payload.user, root)), root)
+
+
+def _can_be_passed(word: str) -> bool:
+    """Tell whether execve(2) takes a word: JSON can say half a character, and NUL."""
+    try:
+        return b"\0" not in word.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _user(user: str, root: str) -> str:
@@ -37,7 +47,7 @@ def _user(user: str, root: str) -> str:
     passwd = guest.read_file(root, "/etc/passwd") or ""
     users = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 6]
     for fields in users:
-        if who in {fields[0], fields[2]}:
+        if fields[0] and who in {fields[0], fields[2]}:
             return fields[0]
     if not who.isdigit():
         raise NotFound(f"the image runs as {who}, whom its /etc/passwd does not name", hint="correct the image")
