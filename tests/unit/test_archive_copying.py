@@ -148,6 +148,12 @@ def test_a_file_that_is_cut_off_leaves_nothing(machine: Path, tmp_path: Path) ->
     with (tmp_path / "a.tar").open("rb") as file, pytest.raises(MachctlError):
         unpack(file.fileno(), web, progress=quiet)
     assert sorted(path.name for path in (machine / "dir").iterdir()) == ["sub", "whole"]
+    # Nor is what was there lost for it.
+    (machine / "dir/rnd").write_text("before")
+    with (tmp_path / "a.tar").open("rb") as file, pytest.raises(MachctlError):
+        unpack(file.fileno(), web, progress=quiet)
+    assert {path.name for path in (machine / "dir").iterdir()} == {"sub", "whole", "rnd"}
+    assert (machine / "dir/rnd").read_text() == "before"
 
 
 def test_a_dry_run_looks_as_the_copy_does(

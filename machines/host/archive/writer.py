@@ -193,15 +193,16 @@ class TreeWriter:
             self._set_special(entry, directory, name)
 
     def _write_file(self, entry: Entry, directory: int, name: str) -> None:
+        target = name
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=directory)
         except FileExistsError:
-            self._make_room(directory, name)
+            # What is there stays until the other is whole. Nobody can guess the name, as a guest may put files there.
+            name = f".#machctl-{os.urandom(8).hex()}"
             fd = os.open(name, _CREATE, 0o600, dir_fd=directory)
         try:
-            content = entry.content
-            if content is not None:
-                self._copy(content, fd, entry.size)
+            if entry.content is not None:
+                self._copy(entry.content, fd, entry.size)
             uid, gid = self._ids(entry)
             # In this order: a change of owner takes setuid and capabilities away, one of mode rewrites an ACL.
             os.fchown(fd, uid, gid)
@@ -209,6 +210,11 @@ class TreeWriter:
             if entry.xattrs:
                 self._set_xattrs(fd, entry.xattrs)
             os.utime(fd, ns=_nanoseconds(entry.mtime))
+            if name != target:
+                with contextlib.suppress(FileNotFoundError):
+                    if not stat.S_ISREG(os.stat(target, dir_fd=directory, follow_symlinks=False).st_mode):
+                        self._make_room(directory, target)
+                os.rename(name, target, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             # Nobody is to take a part of it for the whole.
             with contextlib.suppress(OSError):
