@@ -117,6 +117,9 @@ async def _fill(
         from machines.operations.identity import forget
 
         forget(tree, host)
+    if not raw and payload is not None:
+        # nspawn takes nothing without it for a system, not even an image that is one program.
+        host.guests.make_directory(tree, "/usr")
     release = {} if raw else host.os_release(leader=None, tree=tree)
     for entry in os.listdir(staged):
         if entry not in {"tree", "disk.raw"}:

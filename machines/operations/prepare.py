@@ -108,8 +108,6 @@ def prepare(tree: str, source: Source, host: Host, *, init: bool) -> None:
     if not guests.read_file(tree, "/etc/hosts"):
         guests.write_file(tree, "/etc/hosts", HOSTS)
     if not init:
-        # nspawn takes nothing without it for a system, not even an image that is one program.
-        guests.make_directory(tree, "/usr")
         return
     enabled = [unit for unit in _ENABLED if (directory := _directory_of(unit, tree, host))]
     for unit in enabled:

@@ -108,6 +108,7 @@ def test_what_is_no_command(
     payload = PAYLOAD._replace(command=(command,))
     if not status:
         verb._check_command("web", payload, host)
+        verb._check_command("web", payload._replace(command=("./yes",), directory="/bin"), host)
         return
     with pytest.raises(MachctlError) as caught:
         verb._check_command("web", payload, host)

@@ -192,6 +192,8 @@ def _check_command(name: str, payload: Payload, host: RealHost) -> None:
         dict(each.partition("=")[::2] for each in payload.environment).get("PATH") or "/usr/bin:/bin:/usr/sbin:/sbin"
     )
     places = [command] if "/" in command else [f"{directory}/{command}" for directory in search.split(":")]
+    # nspawn changes to its directory before it executes the command.
+    places = [os.path.join("/", payload.directory, place) for place in places]
     found = [place for place in places if host.guests.exists(tree, place)]
     if not found:
         raise MachctlError(f"there is no command {command!r} in the image", exit_code=127)
