@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from machines.errors import NotFound, NotPermitted
+from machines.errors import InvalidFile, NotFound, NotPermitted
 from machines.model.names import machine_unit
 from machines.operations.inspect import require
 from machines.operations.records import read_records
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def without_init(host: Host) -> frozenset[str]:
     """Name the machines that run a command in place of an init: what it prints is in the journal of the host."""
-    return frozenset(name for name, record in read_records(host).items() if record.payload)
+    try:
+        return frozenset(name for name, record in read_records(host).items() if record.payload)
+    except InvalidFile:
+        # It is logs that tell more where things are broken; doctor and others name the file.
+        return frozenset()
 
 
 def journal_command(name: str, host: Host, arguments: Sequence[str], *, alone: Collection[str] = ()) -> list[str]:

@@ -37,11 +37,11 @@ def exec_(
 
     name = check_known_name(one(name))
     command = words.bare(command)
-    _refuse_paused(name)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     environment, timeout = dict(_variable(text) for text in setenv), context.obj.timeout
     try:
         try:
+            _refuse_paused(name)
             status = exec_in(name, command, user=user, env=environment, cwd=directory, tty=terminal, timeout=timeout)
         except Unsupported:
             _enter(name, command, user=user, env=environment, directory=directory, timeout=timeout)
@@ -98,11 +98,7 @@ def shell(
 def _refuse_paused(name: str) -> None:
     from machines.host.freezer import refuse_paused
 
-    try:
-        refuse_paused(name)
-    except MachctlError as error:
-        error.exit_code = OWN_FAILURE
-        raise
+    refuse_paused(name)
 
 
 def _check_user(name: str, user: str) -> None:
