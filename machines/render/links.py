@@ -158,9 +158,7 @@ def _join(wire: Wire) -> str:
 
 def outer_commands(wire: Wire) -> list[str]:
     """Give what has to be done to the host's end of a link after nspawn made it."""
-    commands = []
-    if wire.link.vlan is not None and wire.network is not None:
-        commands.append(f"ip link set {wire.bridge} type bridge vlan_filtering 1")
+    commands = _filtering(wire)
     if wire.bridge and not wire.primary:
         commands.append(_join(wire))
     commands += _vlan(wire, wire.outer)
@@ -189,11 +187,18 @@ def hairpin_end(found: list[Wire]) -> str:
 
 def port_commands(wire: Wire, outer: str, *, hairpin: bool) -> tuple[str, ...]:
     """Give what makes ``outer``, the host's end of a link, again what it was as a port of the bridge it is back in."""
-    commands = _vlan(wire, outer)
+    commands = [*_filtering(wire), *_vlan(wire, outer)]
     if hairpin:
         # As its drop-in does it at the start.
         commands.append(f"-ip link set {outer} type bridge_slave hairpin on")
     return tuple(commands)
+
+
+def _filtering(wire: Wire) -> list[str]:
+    """A bridge of machctl's own that was made anew keeps no VLANs apart yet."""
+    if wire.link.vlan is None or wire.network is None:
+        return []
+    return [f"ip link set {wire.bridge} type bridge vlan_filtering 1"]
 
 
 def _vlan(wire: Wire, outer: str) -> list[str]:
