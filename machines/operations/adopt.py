@@ -17,7 +17,7 @@ from machines.model.frozen import NamedTuple, replace
 from machines.model.machine import Machine
 from machines.model.names import check_declared_name, check_known_name, check_new_name, machine_lock
 from machines.model.observed import Host as Observed
-from machines.operations.declared import declared_files, declared_machines
+from machines.operations.declared import declared_machines, wrong_together
 from machines.operations.execute import execute
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
@@ -126,7 +126,7 @@ async def adopt(name: str, host: Host, reporter: Reporter, *, dry_run: bool) -> 
             raise_all(
                 check_host(observed, verb="adopt")
                 or check_machine(machine, observed, declared)
-                or ([] if name in declared else _together({machine.origin: text}, found.where, host))
+                or ([] if name in declared else wrong_together({machine.origin: text}, found.where, host))
             )
             plan = plan_adopt(
                 machine,
@@ -169,7 +169,7 @@ async def adopt_from(names: list[str], file: str, host: Host, reporter: Reporter
             plan: Plan = [steps.WriteFile(reason=why, machine=name, path=machine.origin, text=text, mode=closed)]
             inherited = tuple(found.inherited)
             adoptions.append(Adoption(name, plan, values, text, tuple(found.unmapped), inherited=inherited))
-        raise_all(errors or _together({own_file(each.name): each.text for each in adoptions}, file, host))
+        raise_all(errors or wrong_together({own_file(each.name): each.text for each in adoptions}, file, host))
         for adoption in adoptions if not dry_run else ():
             await execute(adoption.plan, host, reporter=reporter)
     return adoptions
@@ -188,19 +188,6 @@ def _taken(name: str, replicas: object, file: str, declared: Mapping[str, Machin
             errors.append(Conflict(f"there is a machine {each} already, and {file} describes one", hint=hint))
     # Another name helps all of them.
     return errors[:1]
-
-
-def _together(texts: Mapping[str, str], file: str, host: Host) -> list[MachctlError]:
-    """Give what would be wrong with all that is declared, were it declared by these files, path to text, as well."""
-    from machines.declare.reader import WrongKey
-
-    _, errors = parse_fleet({**declared_files(host), **texts})
-    hint = f"change that in {file}, or in what is declared"
-    # There are no such lines yet.
-    return [
-        Conflict(f"{error.path}: {error.said}", hint=f"{error.hint}; {hint}") if isinstance(error, WrongKey) else error
-        for error in errors
-    ]
 
 
 def _described(names: list[str], file: str, host: Host) -> dict[str, Found]:

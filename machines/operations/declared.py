@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from machines.declare.fleet import DECLARATIONS, Fleet, is_layered, own_file, parse_stale_after, read_fleet
+from machines.declare.fleet import DECLARATIONS, Fleet, is_layered, own_file, parse_fleet, parse_stale_after, read_fleet
 from machines.declare.write import write_machine
 from machines.errors import Conflict, MachctlError, NotFound, raise_all
 from machines.model.command import apply_command
@@ -73,6 +73,20 @@ def other_file(name: str, host: Host) -> str:
             hint=f"put that back, or declare {name} in /etc/machctl/fleet.d/{name}.toml, and run: machctl apply {name}",
         )
     return file
+
+
+def wrong_together(texts: Mapping[str, str], source: str, host: Host) -> list[MachctlError]:
+    """Give what would be wrong with all that is declared, were it declared by these files, path to text, as well.
+
+    ``source`` is what these texts are made of: the files are not there yet, and have no lines.
+    """
+    from machines.declare.reader import WrongKey
+
+    hint = f"change that in {source}, or in what is declared"
+    return [
+        Conflict(f"{error.path}: {error.said}", hint=f"{error.hint}; {hint}") if isinstance(error, WrongKey) else error
+        for error in parse_fleet({**declared_files(host), **texts})[1]
+    ]
 
 
 def said_twice(machines: Iterable[Machine], host: Host) -> list[MachctlError]:

@@ -10,7 +10,7 @@ from machines.errors import Conflict, NotFound, raise_all
 from machines.model.frozen import replace
 from machines.model.network import DeclaredNetwork, Network
 from machines.model.observed import Host as Observed
-from machines.operations.declared import declared_networks, readable_machines
+from machines.operations.declared import declared_networks, readable_machines, wrong_together
 from machines.operations.execute import execute
 from machines.operations.observe import observe
 from machines.operations.ready import check_ready
@@ -51,6 +51,9 @@ async def create_network(network: DeclaredNetwork, host: Host, reporter: Reporte
         if network.origin in observed.files and not begun:
             raise Conflict(f"{network.origin} is there already", hint="correct or remove that file")
         raise_all(check_networks({**declared, network.name: network}, observed, [network.name]))
+        if not wrong_together({}, "", host):
+            # It is not to keep the fleet from being read.
+            raise_all(wrong_together({network.origin: write_network(network)}, f"network {network.name}", host))
         have, wanted = observed.networks.get(network.name), resolve(network, observed)
         users = _machines_on(network.name, observed, host)
         if have and users and (have.subnet, have.subnet6) != (wanted.subnet, wanted.subnet6):
