@@ -8,7 +8,7 @@ nor starts again (systemd#41842). nspawn keeps itself and the machine in two gro
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import select
 import time
@@ -55,13 +55,13 @@ def freeze(name: str) -> bool:
 
 
 def thaw(name: str) -> None:
-    """Let a machine go on that was held still by freeze(), unless it is to be paused. One that has ended is fine."""
+    """Let a machine go on that was held still by freeze(), unless it is to be paused. One that has ended is fine.
+
+    Raises MachctlError with what the kernel says.
+    """
     entry = registered_machine(name)
-    unit = _unit(entry)
-    if entry is None or unit is None or _is_marked(entry):
-        return
-    for group in _groups(unit):
-        _set(group, frozen=False)
+    if entry is not None and not _is_marked(entry):
+        _thaw(entry)
 
 
 def pause(name: str) -> bool:
@@ -71,17 +71,28 @@ def pause(name: str) -> bool:
         return False
     freeze(name)
     if entry is not None:
-        write_file(_mark(name), str(entry.leader), mode=0o600)
+        # Whoever lists machines is to see it.
+        write_file(_mark(name), str(entry.leader))
     return True
 
 
 def resume(name: str) -> str:
-    """Let a machine go on; give its unit, if that is what is frozen, for systemd to thaw it. One that ended is fine."""
-    remove_file(_mark(name))
-    thaw(name)
+    """Let a machine go on, whoever holds it still; give its unit, if that is what is frozen, for systemd to thaw it.
+
+    One that ended is fine. Raises MachctlError with what the kernel says.
+    """
     entry = registered_machine(name)
     unit = _unit(entry)
+    if entry is not None:
+        _thaw(entry)
+    remove_file(_mark(name))
     return entry.unit if entry is not None and unit is not None and _says_frozen(unit) else ""
+
+
+def _thaw(entry: Registered) -> None:
+    unit = _unit(entry)
+    for group in _groups(unit) if unit is not None else ():
+        _set(group, frozen=False)
 
 
 def follow(group: str) -> None:
@@ -152,13 +163,17 @@ def _says_frozen(group: str) -> bool:
 
 
 def _set(group: str, *, frozen: bool) -> None:
-    # ENOENT, ENODEV: it has ended, and takes nothing with it.
-    with contextlib.suppress(OSError):
-        fd = os.open(f"{group}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
+    path = f"{group}/cgroup.freeze"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, b"1" if frozen else b"0")
         finally:
             os.close(fd)
+    except OSError as error:
+        # Otherwise it has ended, and takes nothing with it.
+        if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            raise MachctlError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _await_frozen(group: str, end: float) -> bool:

@@ -10,7 +10,7 @@ from machines.errors import Conflict, MachctlError, raise_all
 from machines.model.after import order_of, reverse
 from machines.operations.declared import declared_machines, said_twice
 from machines.operations.fleetplan import Plans, chosen_machines
-from machines.operations.lifecycle import STOP_SECONDS, stop_in_time
+from machines.operations.lifecycle import STOP_SECONDS, refuse_copied, stop_in_time
 from machines.operations.ready import check_ready
 from machines.operations.reporter import Reporter
 from machines.operations.together import Before, in_order
@@ -68,6 +68,8 @@ async def down(
         for step in plans[name]:
             reporter.step(step)
             terminate = getattr(step, "terminate", False)
+            if not terminate:
+                refuse_copied(name, host)
             await stop_in_time(name, host, terminate=terminate, timeout=timeout or STOP_SECONDS)
 
     return await in_order(plans, order, one, failed={}, ended=reporter.ended)

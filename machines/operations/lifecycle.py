@@ -6,8 +6,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from machines.errors import Canceled, CommandFailed, MachctlError, NotFound, NotRunning, StartedTooOften, TimedOut
-from machines.model.names import machine_unit
+from machines.errors import (
+    Canceled,
+    CommandFailed,
+    Conflict,
+    MachctlError,
+    NotFound,
+    NotRunning,
+    StartedTooOften,
+    TimedOut,
+)  # fmt: skip
+from machines.model.names import machine_lock, machine_unit
 from machines.render.paths import layer, mount_units, tree
 
 if TYPE_CHECKING:
@@ -146,9 +155,18 @@ async def restart_machine(name: str, host: Host) -> None:
 
 
 def resume(name: str, host: Host) -> None:
-    """Let a machine go on that is paused; another one is fine."""
-    if host.freezer.is_paused(name) and (unit := host.freezer.resume(name)):
+    """Let a machine go on that is paused, or that a killed run held still; another one is fine."""
+    if unit := host.freezer.resume(name):
         host.units.thaw(unit)
+
+
+def refuse_copied(name: str, host: Host) -> None:
+    """Raise Conflict for a machine that somebody holds still while its files are copied: it hears of nothing."""
+    if name in host.freezer.held_machines() and host.files.is_locked(machine_lock(name)):
+        raise Conflict(
+            f"machine {name} is held still while it is copied",
+            hint=f"wait for that to end; or: machctl terminate {name}",
+        )
 
 
 async def stop_machine(name: str, host: Host, *, terminate: bool) -> None:

@@ -109,7 +109,7 @@ def _looked(name: str, host: Host, *, force: bool) -> tuple[Mapping[str, Machine
     unit = machine_unit(name)
     if name not in observed.running and host.units.starting(unit):
         if not force:
-            hint = f"wait until it has started; or: machctl rm --force {name}"
+            hint = f"wait until it has started, or stop it: machctl stop {name}; or: machctl rm --force {name}"
             raise Conflict(f"machine {name} is starting", hint=hint)
         # Its job may wait for others still.
         observed = replace(observed, active=observed.active | {unit})

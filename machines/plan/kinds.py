@@ -27,8 +27,8 @@ DROPIN_LIVE = (
 DROPIN_RELOAD = (
     "Wants", "After", "Before", "PartOf", "Requires", "Upholds", "OnFailure", "OnSuccess", "StartLimitIntervalSec",
     "StartLimitBurst", "Restart", "RestartSec", "RestartForceExitStatus", "SuccessExitStatus", "TimeoutStartSec",
-    "TimeoutStopSec", "RuntimeDirectory", "RuntimeDirectoryMode", "ExecStartPre", "ExecStartPost", "ExecStopPost",
-    "IOAccounting",
+    "TimeoutStopSec", "RuntimeDirectory", "RuntimeDirectoryMode", "ExecStartPre", "ExecStartPost", "ExecStop",
+    "ExecStopPost", "IOAccounting",
 )  # fmt: skip
 """What of it counts once systemd has read it, and changes nothing for a machine that has started already."""
 

@@ -63,6 +63,28 @@ def test_what_ends_a_machine_ends_one_that_is_paused(debian: Road, verb: str, do
         assert host.state("debian") == "running"
 
 
+def test_systemd_stops_one_that_is_paused_in_order(going: Host) -> None:
+    going.machctl("pause", "debian")
+    began = time.monotonic()
+    going.run("systemctl", "stop", UNIT)
+    assert time.monotonic() - began < 30
+    assert "poweroff" in going.sh(f"journalctl --unit {UNIT} --lines 40 -o cat | grep -i poweroff")
+
+
+def test_one_that_is_being_copied_is_not_told_to_stop(debian: Road) -> None:
+    host = debian.host
+    lock = "/run/machctl/machine-debian.lock"
+    with host.background("sh", "-c", f"exec 9>{lock}; flock 9; sleep 600"):
+        assert until(lambda: host.run("flock", "-n", lock, "true", status=None).status, bool)
+        host.sh(f"echo 1 >{FREEZE}")
+        host.machctl("stop", "debian", status=5).says("debian is held still while it is copied")
+        host.machctl("down", "debian", status=5).says("debian is held still while it is copied")
+    host.sh(f"rm -f {lock}")
+    # Nobody copies it any more.
+    host.machctl("--timeout", "60", "stop", "debian")
+    debian.ready()
+
+
 def test_systemd_leaves_one_alone_that_does_not_move_for_longer_than_its_watchdog_waits(going: Host) -> None:
     going.sh(f"mkdir -p $(dirname {FED}); printf '[Service]\\nWatchdogSec=4s\\n' >{FED}; systemctl daemon-reload")
     try:

@@ -50,6 +50,10 @@ def test_unit_that_copies_trees_may_do_so(name: str) -> None:
     assert set(said["CapabilityBoundingSet"][0].split()) >= CAPABILITIES
     # Both close the devices that a tree may have.
     assert not {"ProtectClock", "PrivateDevices", "DevicePolicy"} & set(said)
+    # A machine is held still by files of its control group while it is copied.
+    slices = {"Wants": "machine.slice", "After": "machine.slice", "ReadWritePaths": "/sys/fs/cgroup/machine.slice"}
+    if "ProtectControlGroups" in said:
+        assert all(value in said[key][0].split() for key, value in slices.items())
 
 
 def test_unit_that_runs_a_verb_which_copies_trees_is_known() -> None:

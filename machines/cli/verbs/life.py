@@ -13,7 +13,7 @@ from machines.cli.plans import show_plan
 from machines.cli.running import interruptible
 from machines.cli.several import AFTERWARDS, exit_status, say_done
 from machines.cli.wire import RealHost
-from machines.errors import InvalidValue, MachctlError, NotRunning
+from machines.errors import Conflict, InvalidValue, MachctlError, NotRunning
 from machines.model.frozen import replace
 from machines.model.names import machine_lock
 from machines.operations import lifecycle
@@ -193,6 +193,8 @@ def _stop_all(patterns: Sequence[str], *, terminate: bool, options: Options) -> 
     from machines.cli.several import on_each
 
     async def act(name: str) -> None:
+        if not terminate:
+            lifecycle.refuse_copied(name, host)
         await lifecycle.stop_in_time(name, host, terminate=terminate, timeout=limit)
 
     return on_each(chosen, act, options, verb=verb, done="terminated" if terminate else "stopped", timeout=limit + 30)
@@ -210,9 +212,16 @@ def _hold(patterns: Sequence[str], verb: str, planned: Callable[..., Plan], *, o
     from machines.cli.several import on_each
     from machines.operations.execute import execute
 
+    declared = readable_machines(host) if verb == "pause" else {}
+
     async def act(name: str) -> str | None:
         if name not in plans:
             raise NotRunning(f"machine {name} is not running", hint=f"machctl start {name}")
+        if name in declared and declared[name].idle_stop is not None:
+            raise Conflict(
+                f"machine {name} stops once nobody is connected to it, paused or not",
+                hint=f"machctl stop {name}: a connection starts it again; or take idle-stop out of its declaration",
+            )
         # While its files are copied it is held still anyway, and goes on afterwards.
         with host.files.lock(machine_lock(name), what=f"machine {name}"):
             await execute(plans[name], host, reporter=Progress(options))
