@@ -146,7 +146,8 @@ def _groups(unit: str) -> list[str]:
     """
     try:
         with os.scandir(unit) as entries:
-            names = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+            # In .control systemd runs the commands of the unit, which are to do their work.
+            names = {entry.name for entry in entries if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)}
     except OSError:
         return []
     if _MACHINE not in names:

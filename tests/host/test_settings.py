@@ -59,7 +59,7 @@ def test_settings_hold_in_a_machine(held: Host) -> None:
     shown = held.sh(f"systemctl show {unit} --property=TasksMax,IOWeight")
     assert set(shown.split()) == {"TasksMax=400", "IOWeight=60"}
     assert held.machctl("plan", "held", "--detailed-exitcode").status == 0
-    held.sh(f"systemctl set-property --runtime {unit} IOWeight=")
+    held.sh(f"systemctl set-property --runtime {unit} IOWeight=; rmdir /etc/systemd/system.control")
     held.run("kill", "-KILL", str(before))
     again = until(lambda: held.machine("held"), lambda found: found["leader"] not in {None, before})
     assert again["restarts"] == 1

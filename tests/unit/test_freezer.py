@@ -18,7 +18,7 @@ UNIT = "systemd-nspawn@web.service"
 def unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     entry = SimpleNamespace(name="web", leader=7, unit=UNIT)
     directory = tmp_path / UNIT
-    for group in ("", "payload", "supervisor", "machctl-exec-1"):
+    for group in ("", "payload", "supervisor", "machctl-exec-1", ".control"):
         (directory / group).mkdir()
         (directory / group / "cgroup.freeze").write_text("0")
         (directory / group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
@@ -36,7 +36,7 @@ def state(unit: Path) -> dict[str, str]:
 def test_all_that_runs_in_it_is_held_and_not_nspawn(unit: Path) -> None:
     before = state(unit)
     assert freezer.freeze("web")
-    assert state(unit) == {UNIT: "0", "payload": "1", "supervisor": "0", "machctl-exec-1": "1"}
+    assert state(unit) == {UNIT: "0", "payload": "1", "supervisor": "0", "machctl-exec-1": "1", ".control": "0"}
     assert (freezer.held_machines(), freezer.paused_machines()) == ({"web"}, frozenset())
     assert not freezer.freeze("web")
     freezer.thaw("web")
