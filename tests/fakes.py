@@ -334,6 +334,7 @@ class FakeHost:
             thaw=lambda name: self.call(f"thaw {name}"),
             pause=lambda name: self.call(f"pause {name}") or True,
             resume=lambda name: (self.call(f"resume {name}") if name in self.paused else None) or "",
+            is_frozen=lambda name: True,
             is_paused=lambda name: name in self.paused,
             refuse_paused=lambda name: None,
             paused_machines=lambda running=None: frozenset(self.paused),

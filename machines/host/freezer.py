@@ -92,7 +92,8 @@ def resume(name: str) -> str:
 def _thaw(entry: Registered) -> None:
     unit = _unit(entry)
     for group in _groups(unit) if unit is not None else ():
-        _set(group, frozen=False)
+        if _says_frozen(group):
+            _set(group, frozen=False)
 
 
 def follow(group: str) -> None:
@@ -103,6 +104,12 @@ def follow(group: str) -> None:
         if not _says_frozen(machine):
             # It was let go on just now, perhaps before there was anything to see of this group.
             _set(group, frozen=False)
+
+
+def is_frozen(name: str) -> bool:
+    """Tell whether a machine is held still, whoever does so."""
+    unit = _unit(registered_machine(name))
+    return unit is not None and _is_frozen(unit)
 
 
 def is_paused(name: str) -> bool:

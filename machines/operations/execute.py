@@ -241,10 +241,15 @@ def _reload_network_manager(host: Host, reporter: Reporter) -> None:
 
 
 def _set_link(step: steps.SetLink, host: Host) -> None:
+    link = ["ip", "link", "set", "dev", step.link]
     master = ["master", step.master] if step.master else []
-    host.tools.run(["ip", "link", "set", "dev", step.link, *master, "up"])
-    for command in step.port:
-        host.tools.run(shlex.split(command.removeprefix("-")), check=not command.startswith("-"))
+    if step.port:
+        # Until it is in its VLAN nothing of it is to get anywhere.
+        host.tools.run([*link, *master, "down"])
+        for command in step.port:
+            host.tools.run(shlex.split(command.removeprefix("-")), check=not command.startswith("-"))
+        master = []
+    host.tools.run([*link, *master, "up"])
     for address in step.addresses:
         # A second time the kernel is not to look whether another host has it.
         host.tools.run(["ip", "address", "replace", address, "dev", step.link, *(["nodad"] if ":" in address else [])])

@@ -202,9 +202,15 @@ def _is_seen(upper: int, base: int) -> bool:
 
 async def take_snapshot(step: TakeSnapshot, host: Host, progress: Progress) -> None:
     """Keep how a machine's tree is now."""
-    log = bootstrap_log(step.machine)
-    with held_still(step.held, host):
-        await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
+    log, taken = bootstrap_log(step.machine), False
+    try:
+        with held_still(step.held, host):
+            await host.storage.take_snapshot(step.snapshot, step.origin, log=log, progress=progress)
+            taken = True
+    except MachctlError:
+        if taken:
+            host.storage.remove_snapshot(step.snapshot)
+        raise
 
 
 async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> None:
@@ -227,13 +233,16 @@ async def restore_tree(step: RestoreTree, host: Host, progress: Progress) -> Non
 def held_still(name: str, host: Host) -> Iterator[None]:
     """Hold a running machine still while its files are copied one by one; "" is none.
 
-    Raises NotRunning, and MachctlError where it does not stand still.
+    Raises NotRunning, MachctlError where it does not stand still, and Conflict where somebody let it go on meanwhile.
     """
     if not name or not host.freezer.freeze(name):
         yield
         return
     try:
         yield
+        if not host.freezer.is_frozen(name):
+            # What systemd stops goes on first: it is told to end, and may write until then.
+            raise Conflict(f"machine {name} was stopped while it was copied", hint="run the same command again")
     finally:
         host.freezer.thaw(name)
 

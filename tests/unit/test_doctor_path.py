@@ -317,7 +317,8 @@ def test_mending_goes_on_until_nothing_is_left_to_do(host: NetworkedHost) -> Non
     host.links.notifications = lambda namespace: _Opened(notifications)
     findings = asyncio.run(mend(lambda: look(host), "web", host, Reporter()))  # type: ignore[arg-type]
     assert {finding.level for finding in findings} == {"ok"}
-    assert host.done == ["ip link set dev vb-web up", "load nat", "ip link set dev vb-web master br0 up"]
+    back = ["ip link set dev vb-web master br0 down", "ip link set dev vb-web up"]
+    assert host.done == ["ip link set dev vb-web up", "load nat", *back]
 
 
 def test_what_mending_does_not_help_is_not_tried_again(host: NetworkedHost) -> None:
