@@ -8,16 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from throwaway import Host, Road, until
+from throwaway import Host, Road, Roads, until
 
 UNIT = "systemd-nspawn@debian.service"
 FREEZE = f"/sys/fs/cgroup/machine.slice/{UNIT}/payload/cgroup.freeze"
 FED = "/run/systemd/system/systemd-nspawn@debian.service.d/99-watchdog.conf"
 
 
-@pytest.fixture
-def going(road: Road) -> Iterator[Host]:
-    """The host of a machine, which runs in the end whatever was done to it."""
+@pytest.fixture(params=["trixie", "bookworm"])
+def going(roads: Roads, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """The host of a machine, of either Debian, which runs in the end whatever was done to it."""
+    road = roads.get(request.param).ready()
     yield road.host
     road.host.machctl("resume", "debian", status=None)
     road.ready()
