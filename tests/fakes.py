@@ -336,6 +336,7 @@ class FakeHost:
             resume=lambda name: (self.call(f"resume {name}") if name in self.paused else None) or "",
             is_frozen=lambda name: True,
             is_paused=lambda name: name in self.paused,
+            is_held=lambda name: False,
             refuse_paused=lambda name: None,
             paused_machines=lambda running=None: frozenset(self.paused),
             held_machines=frozenset,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FREEZE_SECONDS = 30.0
 _NSPAWN, _MACHINE = "supervisor", "payload"
+_PAUSED, _HELD = "paused", "held"
 
 
 def freeze(name: str) -> bool:
@@ -34,9 +35,9 @@ def freeze(name: str) -> bool:
     """
     entry = registered_machine(name)
     unit = _unit(entry)
-    if unit is None:
+    if entry is None or unit is None:
         raise NotRunning(f"machine {name} is not running", hint=f"machctl start {name}")
-    if _is_frozen(unit):
+    if _state(entry):
         return False
     groups = _groups(unit)
     try:
@@ -61,13 +62,13 @@ def thaw(name: str) -> None:
     """
     entry = registered_machine(name)
     if entry is not None and not _is_marked(entry):
-        _thaw(entry)
+        _thaw(_unit(entry))
 
 
 def pause(name: str) -> bool:
     """Hold a machine still until resume(); false where it is so already. Raises as freeze() does."""
     entry = registered_machine(name)
-    if entry is not None and _is_paused(entry):
+    if _state(entry) == _PAUSED:
         return False
     freeze(name)
     if entry is not None:
@@ -83,14 +84,12 @@ def resume(name: str) -> str:
     """
     entry = registered_machine(name)
     unit = _unit(entry)
-    if entry is not None:
-        _thaw(entry)
+    _thaw(unit)
     remove_file(_mark(name))
     return entry.unit if entry is not None and unit is not None and _says_frozen(unit) else ""
 
 
-def _thaw(entry: Registered) -> None:
-    unit = _unit(entry)
+def _thaw(unit: str | None) -> None:
     for group in _groups(unit) if unit is not None else ():
         if _says_frozen(group):
             _set(group, frozen=False)
@@ -108,21 +107,17 @@ def follow(group: str) -> None:
 
 def is_frozen(name: str) -> bool:
     """Tell whether a machine is held still, whoever does so."""
-    unit = _unit(registered_machine(name))
-    return unit is not None and _is_frozen(unit)
+    return _state(registered_machine(name)) != ""
 
 
 def is_paused(name: str) -> bool:
     """Tell whether somebody wants a machine to be held still: by pause(), or by "systemctl freeze"."""
-    entry = registered_machine(name)
-    return entry is not None and _is_paused(entry)
+    return _state(registered_machine(name)) == _PAUSED
 
 
-def _is_paused(entry: Registered) -> bool:
-    unit = _unit(entry)
-    if unit is None:
-        return False
-    return _says_frozen(unit) or (_is_frozen(unit) and _is_marked(entry))
+def is_held(name: str) -> bool:
+    """Tell whether a machine is held still, although nobody wants it to be paused: it is being copied."""
+    return _state(registered_machine(name)) == _HELD
 
 
 def refuse_paused(name: str) -> None:
@@ -133,13 +128,25 @@ def refuse_paused(name: str) -> None:
 
 def paused_machines(running: Iterable[Registered] | None = None) -> frozenset[str]:
     """Give the machines that somebody wants to be held still, of those ``running`` where that is known."""
-    return frozenset(entry.name for entry in (registered() if running is None else running) if _is_paused(entry))
+    found = registered() if running is None else running
+    return frozenset(entry.name for entry in found if _state(entry) == _PAUSED)
 
 
 def held_machines() -> frozenset[str]:
-    """Give the machines that are held still, although nobody wants them to be paused: they are being copied."""
-    found = ((entry, _unit(entry)) for entry in registered())
-    return frozenset(entry.name for entry, unit in found if unit and _is_frozen(unit) and not _is_paused(entry))
+    """Give the machines of which is_held() is true."""
+    return frozenset(entry.name for entry in registered() if _state(entry) == _HELD)
+
+
+def _state(entry: Registered | None) -> str:
+    """Give why a machine is held still, "" for one that is not."""
+    unit = _unit(entry)
+    if entry is None or unit is None:
+        return ""
+    if _says_frozen(unit):
+        return _PAUSED
+    if not _says_frozen(f"{unit}/{_MACHINE}"):
+        return ""
+    return _PAUSED if _is_marked(entry) else _HELD
 
 
 def _unit(entry: Registered | None) -> str | None:
@@ -160,10 +167,6 @@ def _groups(unit: str) -> list[str]:
     if _MACHINE not in names:
         return [unit]
     return [f"{unit}/{name}" for name in (_MACHINE, *sorted(names - {_MACHINE, _NSPAWN}))]
-
-
-def _is_frozen(unit: str) -> bool:
-    return _says_frozen(f"{unit}/{_MACHINE}") or _says_frozen(unit)
 
 
 def _says_frozen(group: str) -> bool:

@@ -162,7 +162,7 @@ def resume(name: str, host: Host) -> None:
 
 def refuse_copied(name: str, host: Host) -> None:
     """Raise Conflict for a machine that somebody holds still while its files are copied: it hears of nothing."""
-    if name in host.freezer.held_machines() and host.files.is_locked(machine_lock(name)):
+    if host.freezer.is_held(name) and host.files.is_locked(machine_lock(name)):
         raise Conflict(
             f"machine {name} is held still while it is copied",
             hint=f"wait for that to end; or: machctl terminate {name}",

@@ -310,11 +310,9 @@ async def finish_update(
         up, since = _life(name, host)
         died = host.units.states([machine_unit(name)]).get(machine_unit(name)) == "failed"
         found = found._replace(running=to_run(found, up=up, died=died, since=since))
-    plan: Plan = [
-        steps.ThawMachine(reason="whoever held it still was killed", machine=name)
-        for machine in host.freezer.held_machines()
-        if machine == name
-    ]
+    plan: Plan = []
+    if host.freezer.is_held(name):
+        plan.append(steps.ThawMachine(reason="whoever held it still was killed", machine=name))
     plan += plan_undo(found, observe(host), reason=why)
     if not dry_run:
         await execute(plan, host, reporter=reporter)

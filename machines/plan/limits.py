@@ -58,11 +58,11 @@ def limit_lines(text: str, known: Container[str] = ()) -> list[str]:
 
 
 def _by_hand(name: str, host: Host) -> Iterator[_Said]:
+    # So systemd calls what it writes; a fleet has thousands of files to look through.
+    ends = [f"/{machine_unit(name)}.d/50-{own}.conf" for own in NAMES]
     for directory in paths.CONTROL_DIRECTORIES:
-        for own in NAMES:
-            # So systemd calls what it writes; a fleet has thousands of files to look through.
-            path = f"{directory}/{machine_unit(name)}.d/50-{own}.conf"
-            for line in limit_lines(host.files.get(path, "")):
+        for path in (directory + end for end in ends if directory + end in host.files):
+            for line in limit_lines(host.files[path]):
                 key, _, value = line.partition("=")
                 yield _Said(path, line, NAMES[key], value.strip())
 

@@ -45,7 +45,6 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
     host = RealHost()
     chosen = _chosen(patterns, host, verb="start")
     running = host.running()
-    paused = {name for name in chosen if name in running and host.freezer.is_paused(name)}
     lost = lost_bridges(chosen, host)
     plans = {name: plan_start(name, running=name in running, lost_bridges=lost[name]) for name in chosen}
     if options.dry_run:
@@ -61,7 +60,7 @@ def start_all(patterns: Sequence[str], *, wait: str | None, options: Options) ->
     async def act(name: str) -> str | None:
         if name in failed:
             raise failed[name]
-        if name in paused:
+        if name in running:
             host.freezer.refuse_paused(name)
         if name in jobs:
             await lifecycle.finish_start(name, jobs[name], host)
