@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from oci_image import write_layout
 from terminal import Terminal
 from throwaway import Host, Roads, read_until, until
 
@@ -22,42 +23,14 @@ ldd "$tree/$2"/* | grep -oE '/[^ ]+ \(' | tr -d ' (' | sort -u |
     while read -r library; do mkdir -p "$tree${library%/*}"; cp -L "$library" "$tree${library%/*}"; done
 echo 'root:x:0:0::/:/bin/sh' >"$tree/etc/passwd"
 """
-LAYOUT = r"""
-import hashlib, io, json, pathlib, sys, tarfile
-
-place = pathlib.Path(sys.argv[1])
-blobs = place / "layout/blobs/sha256"
-blobs.mkdir(parents=True)
-
-def blob(data, kind):
-    digest = hashlib.sha256(data).hexdigest()
-    (blobs / digest).write_bytes(data)
-    return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-data = io.BytesIO()
-with tarfile.open(fileobj=data, mode="w") as archive:
-    archive.add(place / "tree", ".")
-layer = blob(data.getvalue(), "layer.v1.tar")
-config = {
-    "architecture": "amd64", "os": "linux", "config": json.loads(sys.argv[2]),
-    "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-}
-manifest = {
-    "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-    "config": blob(json.dumps(config).encode(), "config.v1+json"), "layers": [layer],
-}
-index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json")]}
-(place / "layout/index.json").write_text(json.dumps(index))
-(place / "layout/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-"""
 SOURCE = "oci:/root/small/layout"
 
 
 def make_image(host: Host, *, programs: str = "usr/bin", **config: object) -> None:
     """Make an image that lies at SOURCE."""
     host.sh(IMAGE, "/root/small", programs)
-    settings = {"Env": [f"PATH=/{programs}", "GREETING=good day"], **config}
-    host.run("python3", "-", "/root/small", json.dumps(settings), stdin=LAYOUT)
+    config = {"Env": [f"PATH=/{programs}", "GREETING=good day"], **config}
+    write_layout(host, "/root/small", "tree", **config)
 
 
 @pytest.fixture(params=["trixie", "bookworm"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from oci_image import write_layout
 from throwaway import BASE_RECIPE, Host, Roads, until
 
 DRIVERS = {"trixie": "btrfs", "static": "overlay"}
@@ -47,52 +48,19 @@ ldd "$python" "/usr/lib/${python##*/}"/lib-dynload/*.so | grep -oE '/[^ ]+ \(' |
     while read -r library; do install -D "$library" "$tree/usr/lib/${library##*/}"; done
 echo 'web:x:1000:1000::/srv:/bin/false' >"$tree/etc/passwd"
 echo "hello from an image" >"$tree/srv/index.html"
-"""
-
 # Two layers; the upper one takes a file of the lower one away.
-LAYOUT = r"""
-import hashlib, io, json, pathlib, sys, tarfile
-
-place = pathlib.Path(sys.argv[1])
-blobs = place / "layout/blobs/sha256"
-blobs.mkdir(parents=True)
-
-def blob(data, kind):
-    digest = hashlib.sha256(data).hexdigest()
-    (blobs / digest).write_bytes(data)
-    return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-def layer(fill):
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        fill(archive)
-    return data.getvalue()
-
-def lower(archive):
-    archive.add(place / "tree", ".")
-    program = tarfile.TarInfo("usr/bin/serve")
-    program.size = len(sys.argv[2])
-    archive.addfile(program, io.BytesIO(sys.argv[2].encode()))
-    archive.addfile(tarfile.TarInfo("srv/gone"))
-
-layers = [layer(lower), layer(lambda archive: archive.addfile(tarfile.TarInfo("srv/.wh.gone")))]
-config = {
-    "architecture": "amd64", "os": "linux",
-    "config": {
-        "Entrypoint": ["/usr/bin/python3", "/usr/bin/serve"], "Cmd": ["80"],
-        "Env": ["PATH=/usr/bin", "GREETING=50% off; $HOME"], "WorkingDir": "/srv", "ExposedPorts": {"80/tcp": {}},
-    },
-    "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in layers]},
-}
-manifest = {
-    "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-    "config": blob(json.dumps(config).encode(), "config.v1+json"),
-    "layers": [blob(data, "layer.v1.tar") for data in layers],
-}
-index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json")]}
-(place / "layout/index.json").write_text(json.dumps(index))
-(place / "layout/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+touch "$tree/srv/gone"
+mkdir -p "$1/upper/srv"
+touch "$1/upper/srv/.wh.gone"
 """
+IMAGE_CONFIG = {
+    "Entrypoint": ["/usr/bin/python3", "/usr/bin/serve"],
+    "Cmd": ["80"],
+    "Env": ["PATH=/usr/bin", "GREETING=50% off; $HOME"],
+    "WorkingDir": "/srv",
+    "ExposedPorts": {"80/tcp": {}},
+}
+
 SERVER = """
 import http.server, os, sys
 print("serving", os.environ["GREETING"], os.listdir("."), flush=True)
@@ -281,7 +249,8 @@ def test_a_tar_that_has_no_system_in_it_is_refused_and_leaves_nothing(pool: Host
 def test_an_image_without_an_init_runs_its_entrypoint(pool: Host) -> None:
     pool.sh("rm -rf /root/oci")
     pool.sh(IMAGE, "/root/oci")
-    pool.run("python3", "-", "/root/oci", SERVER, stdin=LAYOUT)
+    pool.write("/root/oci/tree/usr/bin/serve", SERVER)
+    write_layout(pool, "/root/oci", "tree", "upper", **IMAGE_CONFIG)
     words = ("create", "oci:/root/oci/layout", "web", "--bridge", "br0", "-p", "8090:80", "--start", "--wait", "ip")
     pool.machctl(*words)
     url = "http://127.0.0.1:8090/"
